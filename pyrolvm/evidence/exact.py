@@ -1,0 +1,79 @@
+"""log p(x) without error, where that can be had."""
+
+from typing import Any
+
+import torch
+
+from pyrolvm.evidence.evidence import Evidence, exact_evidence
+from pyrolvm.programs import Program, as_arguments, check, chunks, evaluating, structure_of
+from pyrolvm.weights import check_count, draw
+
+__all__ = ["exact"]
+
+
+def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate: str | None = None) -> Evidence:
+    """log p(x) in closed form, or by summing over every value of the latents.
+
+    Closed form for models with a ``log_density``; enumeration where every latent is marked for it. A model with other
+    latents is refused.
+
+    Args:
+        model: A Pyro program.
+        *args: Its arguments; arrays become tensors.
+        batch_size: Rows that are computed at once; None for all.
+        data_plate: Name of the data plate; None to find it.
+
+    Returns:
+        Evidence of each datum, shape (N,), where every term lies inside the data plate; else of the data set, ().
+
+    Raises:
+        ValueError: If a latent is neither enumerated nor integrated by the model's ``log_density``.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model():
+        ...     z = pyro.sample("z", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
+        ...     pyro.sample("x", dist.Bernoulli(torch.tensor([0.0, 0.5])[z]), obs=torch.tensor(1.0))
+        >>> exact(model).log_evidence.exp().item()
+        0.25
+    """
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    args = as_arguments(args, model)
+    closed_form = getattr(model, "log_density", None)
+    name = data_plate or "data"
+    with evaluating(model):
+        if closed_form is not None:
+            values = [closed_form(*part) for _, part, _ in chunks(args, batch_size, name)]
+            return exact_evidence(torch.cat(values), "closed form")
+        return exact_evidence(_enumerated(model, args, batch_size, data_plate), "enumeration")
+
+
+def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None) -> torch.Tensor:
+    values, constant = [], None
+    for _, part, handler in chunks(args, batch_size, data_plate or "data"):
+        with handler:
+            _refuse_what_is_left(model, part, data_plate)
+            structure = structure_of(model, None, part, {}, data_plate)
+            if structure.is_joint and batch_size is not None:
+                raise ValueError("'batch_size' must be None where latents tie the data together.")
+            weight = draw(model, None, part, {}, counts=lambda _: (1, 1), data_plate=data_plate).log_weight
+        constant = weight.global_
+        if weight.local is not None:
+            values.append(weight.local[0, 0])
+    if not values:
+        assert constant is not None
+        return constant[0]
+    local = torch.cat(values)
+    return local if constant is None else local.sum() + constant[0]
+
+
+def _refuse_what_is_left(model: Program, args: tuple[Any, ...], data_plate: str | None) -> None:
+    problems = check(model, None, *args, data_plate=data_plate).problems
+    left = [site for problem in problems if problem.code == "missing-in-guide" for site in problem.sites]
+    if left:
+        names = ", ".join(f"'{site}'" for site in left)
+        raise ValueError(
+            f"log p(x) cannot be computed exactly: latent {names} is neither enumerated nor integrated in closed form. "
+            "Fit a guide and use lvm.evidence.importance."
+        )

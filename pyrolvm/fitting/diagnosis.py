@@ -1,0 +1,81 @@
+"""Which step made a loss NaN or infinite, and which site."""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pyro
+import torch
+
+from pyrolvm.programs import first_invalid_site
+
+if TYPE_CHECKING:
+    from pyrolvm.fitting.batches import Batch
+    from pyrolvm.fitting.loop import Loop
+
+__all__ = ["Snapshot", "refuse_bad_step"]
+
+
+class Snapshot:
+    """Parameters, optimizer, generators and step of a loop, to go back to."""
+
+    def __init__(self, loop: "Loop") -> None:
+        self.parameters = [p.detach().clone() for p in loop.parameters]
+        self.optimizer = copy.deepcopy(loop.optimizer.state_dict())
+        self.generator = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self.step = loop._step
+
+    def restore(self, loop: "Loop") -> None:
+        """Put the loop back; the losses it has recorded stay.
+
+        Args:
+            loop: The loop that the snapshot was taken of.
+        """
+        with torch.no_grad():
+            for parameter, value in zip(loop.parameters, self.parameters, strict=False):
+                parameter.copy_(value)
+        loop.optimizer.load_state_dict(self.optimizer)
+        torch.set_rng_state(self.generator)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state_all(self.cuda)
+        loop._step = self.step
+
+
+def refuse_bad_step(loop: "Loop", before: Snapshot, batches: "list[Batch]") -> None:
+    """Take the steps of a block again, one by one, up to the bad one, and say what is wrong with it.
+
+    Args:
+        loop: The loop, in which a loss or a parameter is not finite.
+        before: The loop before the block.
+        batches: The block's batches.
+
+    Raises:
+        ValueError: Always.
+    """
+    before.restore(loop)
+    for batch in batches:
+        good = Snapshot(loop)
+        loss = loop.step(batch)
+        if bool(torch.isfinite(loss)) and loop._finite_parameters():
+            continue
+        gradient = None if not bool(torch.isfinite(loss)) else _bad_gradient(loop)
+        good.restore(loop)
+        where = f"at step {good.step} the loss is {loss.item():.4g}"
+        cause = f"the gradient of parameter {gradient} is not finite" if gradient else _bad_site(loop, batch)
+        raise ValueError(f"{where}: {cause}. Try a smaller learning_rate, or check the priors and the data's scale.")
+    raise ValueError("the loss became NaN or infinite, and did not when the steps were taken again.")
+
+
+def _bad_gradient(loop: "Loop") -> str:
+    modules = [program for program in (loop.model, loop.guide) if isinstance(program, torch.nn.Module)]
+    named: list[tuple[str, Any]] = list(pyro.get_param_store().named_parameters())
+    named += [pair for module in modules for pair in module.named_parameters()]
+    for name, parameter in named:
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"'{name}'"
+    return "of one of the parameters"
+
+
+def _bad_site(loop: "Loop", batch: "Batch") -> str:
+    with loop.rows_of(batch):
+        return first_invalid_site(loop.model, loop.guide, *batch.args)

@@ -1,0 +1,248 @@
+"""``fit``: stochastic variational inference, with everything around the loop."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyro.infer
+import torch
+
+from pyrolvm.fitting.batches import Batches, batches_of
+from pyrolvm.fitting.loop import Loop
+from pyrolvm.fitting.results import FitResult
+from pyrolvm.fitting.validation import Validation
+from pyrolvm.objectives import ELBO, Objective
+from pyrolvm.programs import (
+    CheckReport,
+    Program,
+    Structure,
+    autoguide_plates,
+    bind_state,
+    inspect_pair,
+    minibatch,
+    on_device,
+    parameter_scope,
+    unbind,
+)
+from pyrolvm.seeding import seeded
+
+__all__ = ["fit"]
+
+
+def fit(
+    model: Program,
+    guide: Program | None,
+    data: Any = None,
+    *,
+    objective: pyro.infer.ELBO = ELBO(),
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    learning_rate: float | Callable[[int], float] = 1e-2,
+    num_steps: int | None = None,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    validation: Any = None,
+    patience: int | None = None,
+    progress: bool = True,
+    data_plate: str | None = None,
+    seed: int | None = None,
+) -> FitResult:
+    """Fit a guide to a model, and the model's parameters to the data, by gradient steps on an objective.
+
+    Each fit has a parameter store of its own: plain functions start from their initial values, whatever ran before, and
+    ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place. With neither steps nor epochs
+    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program with the same arguments, or None where every latent is enumerated.
+        data: A tensor, an array, a frame, a tuple of row-aligned ones, a torch Dataset or DataLoader; None for
+            programs without arguments.
+        objective: What to maximize: one of ``lvm.objectives``, or one of Pyro's own ELBOs.
+        optimizer: Called as ``optimizer(parameters, lr=...)``.
+        learning_rate: A number, or a function of the step.
+        num_steps: Number of steps.
+        num_epochs: Number of passes over the data, in place of ``num_steps``.
+        batch_size: Rows of a minibatch; None for all rows at each step. Each epoch is reshuffled, and its incomplete
+            batch dropped.
+        device: Where to compute; None for where the programs' parameters are.
+        validation: Held-out data of the same kind; the objective on it is recorded at each epoch (each 100 steps
+            without minibatches).
+        patience: Stop when the validation has not improved this many times in a row, and go back to the best
+            parameters.
+        progress: Whether to show a progress bar.
+        data_plate: Name of the data plate; None to find it.
+        seed: Seed of noise and rows; None draws one from the caller's generators.
+
+    Returns:
+        The fitted pair, with losses, validation and time.
+
+    Raises:
+        TypeError: If the data, the objective or the optimizer is of a kind that does not work here.
+        ValueError: If the pair, the data or an option is wrong, or if the loss becomes NaN or infinite.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> from pyrolvm.programs import data_plate
+        >>> def model(x):
+        ...     loc = pyro.param("loc", torch.tensor(0.0))
+        ...     with data_plate(x):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> result = fit(model, None, torch.tensor([1.0, 3.0]), num_steps=500, seed=0, progress=False)
+        >>> round(result.model.parameters["loc"].item(), 2)
+        2.0
+    """
+    _check_options(objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation)
+    start = time.perf_counter()
+    chosen = _device(device)
+    plain_model, _ = unbind(model)
+    plain_guide, _ = unbind(guide)
+    assert plain_model is not None
+    for program in (plain_model, plain_guide):
+        if isinstance(program, torch.nn.Module) and chosen is not None:
+            program.to(chosen)
+    batches = batches_of(data, batch_size, plain_model, plain_guide, device=chosen)
+    held_out = None if validation is None else batches_of(validation, None, plain_model, plain_guide, device=chosen)
+    for part in (batches, held_out):
+        _check_data(plain_model, part)
+    base_seed = int(torch.randint(2**31, ())) if seed is None else seed
+    with seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
+        _move(state, chosen)
+        structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
+        ready = _ready(objective, structure, data_plate)
+        judge = None if held_out is None else Validation(plain_model, plain_guide, ready, held_out, patience)
+        loop = Loop(plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge)
+        with autoguide_plates(plain_guide):
+            converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
+    fitted = bind_state(plain_model, state, structure.model_parameters)
+    assert fitted is not None
+    return FitResult(
+        model=fitted,
+        guide=bind_state(plain_guide, state, structure.guide_parameters),
+        losses=loop.losses,
+        validation=[] if judge is None else judge.history,
+        converged=converged,
+        seconds=time.perf_counter() - start,
+        data_plate=structure.data_plate,
+    )
+
+
+def _check_options(
+    objective: Any, optimizer: Any, learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any, validation: Any
+) -> None:
+    if not isinstance(objective, pyro.infer.ELBO):
+        got = objective.__name__ if isinstance(objective, type) else type(objective).__name__
+        raise TypeError(f"'objective' must be an instance of an objective, such as lvm.objectives.ELBO(); got {got}.")
+    if isinstance(optimizer, pyro.optim.PyroOptim | torch.optim.Optimizer) or not callable(optimizer):
+        raise TypeError(
+            "'optimizer' must be called as optimizer(parameters, lr=...), such as torch.optim.Adam; "
+            f"got a {type(optimizer).__name__}."
+        )
+    if not callable(learning_rate) and not learning_rate > 0:
+        raise ValueError(f"'learning_rate' must be positive; got {learning_rate}.")
+    if num_steps is not None and num_epochs is not None:
+        raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
+    for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"'{name}' must be a positive integer; got {value!r}.")
+    if patience is not None and validation is None:
+        raise ValueError("'patience' needs validation data; pass validation=.")
+
+
+def _device(device: str | torch.device | None) -> torch.device | None:
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"'device' must be a torch device, such as 'cpu' or 'cuda'; got {device!r}.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for, but torch finds no CUDA device. Pass device='cpu'.")
+    return chosen
+
+
+def _check_data(model: Any, batches: Batches | None) -> None:
+    """Let a model of the collection refuse values that it cannot produce, once."""
+    check = getattr(model, "check_data", None)
+    if check is None or batches is None:
+        return
+    for value in getattr(batches, "args", ())[:1]:
+        check(value)
+
+
+def _move(state: Any, device: torch.device | None) -> None:
+    """Move a bound pair's parameters, which are leaves of the store."""
+    if device is None:
+        return
+    store = pyro.get_param_store()
+    moved = {n: p.detach().to(device).requires_grad_() for n, p in state["params"].items()}
+    store.set_state({"params": moved, "constraints": state["constraints"]})
+
+
+def _structure(
+    model: Program, guide: Program | None, objective: Any, batches: Batches, data_plate: str | None, seed: int
+) -> Structure:
+    """The pair's structure on the first batch, under the data plate's own name."""
+    first = batches.first(seed)
+    asked = data_plate or getattr(objective, "data_plate", None)
+    if first.rows is None or batches.num_data is None:
+        return _inspect(model, guide, first.args, asked)
+    name = asked or "data"
+    with minibatch(batches.num_data, first.rows, data_plate=name):
+        structure = _inspect(model, guide, first.args, asked)
+    if structure.data_plate not in (None, name):
+        with minibatch(batches.num_data, first.rows, data_plate=str(structure.data_plate)):
+            structure = _inspect(model, guide, first.args, asked)
+    if structure.is_joint:
+        raise ValueError(
+            "'batch_size' needs a data plate around the data's sites, so that bounds can be scaled by N/B; found none. "
+            "Open one with lvm.data_plate(x), or pass batch_size=None."
+        )
+    return structure
+
+
+def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:
+    """The structure from a run of the pair, which also creates its parameters in the fit's own store."""
+    structure, problems = inspect_pair(model, guide, args, {}, data_plate)
+    CheckReport(tuple(problems), structure).raise_if_bad()
+    return structure
+
+
+def _ready(objective: Any, structure: Structure, data_plate: str | None) -> Any:
+    """A copy of the objective for this pair: the caller's is never changed."""
+    ready = copy.copy(objective)
+    if isinstance(ready, Objective):
+        if data_plate is not None and ready.data_plate not in (None, data_plate):
+            raise ValueError(f"'data_plate' is '{data_plate}', but the objective's is '{ready.data_plate}'.")
+        ready.data_plate = data_plate or ready.data_plate
+        return ready
+    _refuse_renyi(ready, structure)
+    ready.max_plate_nesting = structure.nesting
+    if ready.vectorize_particles and ready.num_particles > 1:
+        ready.max_plate_nesting += 1
+    return ready
+
+
+def _refuse_renyi(objective: Any, structure: Structure) -> None:
+    if not isinstance(objective, pyro.infer.RenyiELBO):
+        return
+    reasons = []
+    if structure.subsampled:
+        reasons.append("it multiplies N/B inside the logarithm on a subsampled plate")
+    if structure.enumerated:
+        reasons.append("it does not sum out enumerated sites")
+    if structure.has_global_terms and not structure.is_joint:
+        reasons.append("it has one weight for the whole data set where sites lie outside the data plate")
+    if structure.score_function:
+        reasons.append(f"it gives no gradient to {structure.score_function[0]!r}, which is not reparameterized")
+    if reasons:
+        raise ValueError(
+            f"Pyro's RenyiELBO is wrong for this pair: {'; '.join(reasons)}. Use lvm.objectives.IWELBO in its place."
+        )
+
+
+def _total_steps(num_steps: int | None, num_epochs: int | None, batches: Batches) -> int | None:
+    return num_epochs * batches.steps_per_epoch if num_epochs is not None else num_steps
+
+

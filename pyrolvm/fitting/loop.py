@@ -1,0 +1,194 @@
+"""The loop of gradient steps: blocks of steps, and what is looked at between them."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyrolvm.fitting.batches import Batch, Batches
+from pyrolvm.fitting.convergence import has_converged
+from pyrolvm.fitting.diagnosis import Snapshot, refuse_bad_step
+from pyrolvm.fitting.validation import Validation
+from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
+
+__all__ = ["Loop"]
+
+_BLOCK = 50
+_VALIDATION_EVERY = 100
+_MOST_STEPS = 100_000
+
+
+class Loop:
+    """Steps of an optimizer on minus the objective.
+
+    Nothing in a step waits for the device; losses are looked at between blocks of steps.
+
+    Attributes:
+        losses: Minus the objective at each step, nats.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None,
+        objective: Any,
+        batches: Batches,
+        structure: Structure,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        learning_rate: float | Callable[[int], float],
+        seed: int,
+        validation: Validation | None,
+    ) -> None:
+        self.model, self.guide = model, Empty() if guide is None else guide
+        self.objective, self.batches, self.structure = objective, batches, structure
+        self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
+        self._parameters = dict.fromkeys(_trainable(model, self.guide))
+        if not self._parameters:
+            raise ValueError("there is nothing to fit: neither the model nor the guide has a parameter.")
+        self.optimizer = optimizer(list(self._parameters), lr=self._rate(0))
+        self._blocks: list[Tensor] = []
+        self._step = 0
+        self._best: Snapshot | None = None
+
+    @property
+    def losses(self) -> Tensor:
+        """Minus the objective at each step taken, shape (num_steps,), nats."""
+        return torch.cat(self._blocks).cpu() if self._blocks else torch.zeros(0)
+
+    def run(self, num_steps: int | None, progress: bool) -> bool | None:
+        """Take steps, until the loss stops falling where no number is given.
+
+        Args:
+            num_steps: Number of steps, or None.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            Whether the loss had stopped falling; None where a number of steps was given.
+        """
+        converged = None if num_steps is not None else False
+        stream = self._stream()
+        with tqdm(total=num_steps, disable=not progress, desc="fit", unit="step", dynamic_ncols=True) as bar:
+            try:
+                while self._step < (num_steps or _MOST_STEPS) and not converged:
+                    self._block(stream, (num_steps or _MOST_STEPS) - self._step)
+                    bar.update(self._step - bar.n)
+                    bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
+                    if self.validation is not None and self._validate():
+                        break
+                    if num_steps is None:
+                        converged = has_converged(self.losses)
+            except KeyboardInterrupt:
+                warnings.warn(f"the fit was interrupted after {self._step} steps.", UserWarning, stacklevel=3)
+        if converged is False and self._step >= _MOST_STEPS:
+            warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
+        if self.validation is not None and self.validation.is_over and self._best is not None:
+            self._best.restore(self)
+        return converged
+
+    def _stream(self) -> Iterator[Batch]:
+        """Batches for ever, from the step where the loop is."""
+        epoch, skipped = divmod(self._step, self.batches.steps_per_epoch)
+        while True:
+            for number, batch in enumerate(self.batches.epoch(self.seed, epoch)):
+                if number >= skipped:
+                    yield batch
+            epoch, skipped = epoch + 1, 0
+
+    def _block(self, stream: Iterator[Batch], most: int) -> None:
+        size = min(_BLOCK, most, self._until_validation())
+        before = Snapshot(self)
+        losses, batches = [], []
+        try:
+            for _ in range(size):
+                batches.append(next(stream))
+                losses.append(self.step(batches[-1]))
+        finally:  # steps that were taken count, also after an interrupt
+            if losses:
+                self._blocks.append(torch.stack(losses))
+        if not bool(torch.isfinite(self._blocks[-1]).all()) or not self._finite_parameters():
+            self._blocks.pop()
+            refuse_bad_step(self, before, batches)
+
+    def _until_validation(self) -> int:
+        every = self._validation_period()
+        return every - self._step % every if self.validation is not None else _BLOCK
+
+    def _validation_period(self) -> int:
+        return _VALIDATION_EVERY if self.batches.batch_size is None else self.batches.steps_per_epoch
+
+    def _validate(self) -> bool:
+        """Judge at the end of a period; whether to stop."""
+        assert self.validation is not None
+        if self._step % self._validation_period() == 0:
+            self.validation.judge(self._step)
+            if self.validation.is_best and self.validation.patience is not None:
+                self._best = Snapshot(self)
+        return self.validation.is_over
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of the optimizer.
+
+        Pyro checks arguments and samples during the first epoch, in which each row is seen, and no longer after it.
+
+        Args:
+            batch: The rows to take it on.
+
+        Returns:
+            Minus the objective before the step, nats, shape ().
+        """
+        for group in self.optimizer.param_groups if callable(self.learning_rate) else ():
+            group["lr"] = self._rate(self._step)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.rows_of(batch), self._checks():
+            loss = self.objective.loss_and_grads(self.model, self.guide, *batch.args)
+        self._take_in_new_parameters()
+        self.optimizer.step()
+        self._step += 1
+        return torch.as_tensor(loss)
+
+    def rows_of(self, batch: Batch) -> Any:
+        """The handler that tells programs which rows a batch holds.
+
+        Args:
+            batch: Some rows of the data.
+        """
+        if batch.rows is None or self.batches.num_data is None:
+            return nullcontext()
+        return minibatch(self.batches.num_data, batch.rows, data_plate=str(self.structure.data_plate))
+
+    def _checks(self) -> Any:
+        return nullcontext() if self._step < self.batches.steps_per_epoch else pyro.validation_enabled(False)
+
+    def _take_in_new_parameters(self) -> None:
+        """Add parameters that a program made in this step to the optimizer."""
+        if len(pyro.get_param_store()) == self._num_stored:
+            return
+        new = [p for p in _trainable(self.model, self.guide) if p not in self._parameters]
+        if new:
+            self._parameters.update(dict.fromkeys(new))
+            self.optimizer.add_param_group({"params": new})
+        self._num_stored = len(pyro.get_param_store())
+
+    _num_stored = -1
+
+    def _rate(self, step: int) -> float:
+        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
+
+    def _finite_parameters(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self._parameters)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Everything that is fitted, as unconstrained leaves."""
+        return list(self._parameters)
+
+
+def _trainable(*programs: Any) -> list[Tensor]:
+    """Leaves of Pyro's store and of modules, each once."""
+    stored = [p for _, p in pyro.get_param_store().named_parameters()]
+    return [p for p in dict.fromkeys([*stored, *parameters_of(*programs)]) if p.requires_grad]

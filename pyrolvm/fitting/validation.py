@@ -1,0 +1,56 @@
+"""The objective on held-out data, and when to stop."""
+
+import math
+from typing import Any
+
+import torch
+
+from pyrolvm.fitting.batches import Batches
+from pyrolvm.objectives import Objective
+from pyrolvm.programs import Empty, Program, evaluating
+from pyrolvm.seeding import seeded
+
+__all__ = ["Validation"]
+
+# Every validation of a fit sees the same noise, so that it moves with the parameters only.
+_SEED = 0
+
+
+class Validation:
+    """Judges a pair on held-out data as it is trained.
+
+    Attributes:
+        history: (step, objective in nats), in order.
+        is_best: Whether the last judgment was the best so far.
+        is_over: Whether ``patience`` judgments in a row were no better than the best.
+    """
+
+    def __init__(
+        self, model: Program, guide: Program | None, objective: Any, batches: Batches, patience: int | None
+    ) -> None:
+        self.model, self.guide, self.objective = model, guide, objective
+        self.args = batches.first(_SEED).args
+        self.patience = patience
+        self.history: list[tuple[int, float]] = []
+        self.is_best, self.is_over = False, False
+        self._best, self._worse = -math.inf, 0
+
+    def judge(self, step: int) -> None:
+        """Evaluate the pair.
+
+        Args:
+            step: Number of steps taken.
+        """
+        value = self._value()
+        self.history.append((step, value))
+        self.is_best = value > self._best
+        self._best = max(self._best, value)
+        self._worse = 0 if self.is_best else self._worse + 1
+        self.is_over = self.patience is not None and self._worse >= self.patience
+
+    def _value(self) -> float:
+        if isinstance(self.objective, Objective):
+            return float(self.objective.bound(self.model, self.guide, *self.args, seed=_SEED).sum())
+        guide = Empty() if self.guide is None else self.guide
+        with seeded(_SEED), torch.no_grad(), evaluating(self.model, guide):
+            return -float(self.objective.loss(self.model, guide, *self.args))

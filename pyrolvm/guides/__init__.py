@@ -1,0 +1,7 @@
+"""Approximate posteriors q(z | x): one file for each family."""
+
+from pyrolvm.guides.amortized import Amortized
+from pyrolvm.guides.outside import FullRank, MeanField
+from pyrolvm.programs import Empty
+
+__all__ = ["Amortized", "Empty", "FullRank", "MeanField"]

@@ -1,0 +1,141 @@
+"""Checks and conversions of what users pass to the models; each refusal is one line with a remedy."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["DataMatrix", "as_batch", "as_count", "as_data", "as_tensor", "check_choice"]
+
+DataMatrix = Float[Tensor, "num_data num_features"] | NDArray[Any]
+
+
+def as_tensor(x: Any) -> Tensor:
+    """A tensor from a tensor or an array, copied only where torch cannot share its memory.
+
+    Args:
+        x: A tensor, or anything that numpy makes a numeric array of.
+
+    Raises:
+        TypeError: If it does not hold real numbers.
+    """
+    if isinstance(x, Tensor):
+        if x.is_complex():
+            raise TypeError(f"'x' must hold real numbers; got {x.dtype}. Pass x.real, or real and imaginary parts.")
+        return x
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"'x' must be a tensor or an array of numbers; got {type(x).__name__} ({error}).") from error
+    if array.dtype.kind not in "fiub":
+        what = f"{type(x).__name__} with dtype {array.dtype}"
+        raise TypeError(f"'x' must be a tensor or an array of numbers; got {what}. Leave out columns that are not.")
+    shareable = array.dtype.kind == "f" and array.dtype.itemsize <= 8
+    dtype = array.dtype.newbyteorder("=") if shareable else np.dtype(np.float64)
+    return torch.from_numpy(np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED", "WRITEABLE"]))
+
+
+def as_batch(x: Any, num_features: int, like: Tensor) -> Float[Tensor, "batch num_features"]:
+    """Data as a program takes them at each step: only the shape is looked at, never a value.
+
+    Args:
+        x: A tensor or an array, shape (B, D).
+        num_features: D.
+        like: A tensor with the model's dtype and device.
+
+    Raises:
+        TypeError: If it does not hold real numbers.
+        ValueError: If the shape is wrong.
+    """
+    data = as_tensor(x)
+    _check_shape(tuple(data.shape), num_features)
+    return data.to(device=like.device, dtype=like.dtype)
+
+
+def as_data(
+    x: Any, num_features: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "num_data num_features"]:
+    """Data in full: shape and values are looked at.
+
+    Args:
+        x: A tensor or an array, shape (N, D).
+        num_features: D.
+        dtype: The model's.
+        device: The model's.
+
+    Returns:
+        A tensor of that dtype on that device, shape (N, D).
+
+    Raises:
+        TypeError: If it does not hold real numbers.
+        ValueError: If the shape is wrong, there are no rows, or a value is not finite in this dtype.
+    """
+    data = as_tensor(x)
+    _check_shape(tuple(data.shape), num_features)
+    if len(data) == 0:
+        raise ValueError(f"'x' must have at least one row; got shape {tuple(data.shape)}.")
+    cast = data.to(device=device, dtype=dtype)
+    good = cast.isfinite()
+    if not good.all():
+        row, column = (~good).nonzero()[0].tolist()
+        value = data[row, column].item()
+        remedy = f"{dtype} cannot hold it: rescale x." if np.isfinite(value) else "Fill in or drop such rows."
+        raise ValueError(f"'x' must be finite; row {row}, column {column} holds {value:g}. {remedy}")
+    return cast
+
+
+def _check_shape(shape: tuple[int, ...], num_features: int) -> None:
+    if len(shape) == 2 and shape[1] == num_features:
+        return
+    if len(shape) == 2:
+        remedy = f"Pass num_features={shape[1]} to the model."
+    elif len(shape) == 1:
+        remedy = "Use x.reshape(-1, 1)." if num_features == 1 else "One datum is x[None, :]."
+    else:
+        remedy = "Use x.reshape(len(x), -1)."
+    raise ValueError(f"'x' must have shape (N, {num_features}); got {shape}. {remedy}")
+
+
+def as_count(value: Any, name: str) -> int:
+    """A positive integer.
+
+    Args:
+        value: What the user passed.
+        name: The argument's name.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"'{name}' must be an integer; got {value!r}.")
+    if value < 1:
+        raise ValueError(f"'{name}' must be at least 1; got {value}.")
+    return int(value)
+
+
+def check_choice(value: Any, choices: Iterable[str], name: str) -> None:
+    """Refuse a word that is not among the choices, and suggest the nearest.
+
+    Args:
+        value: What the user passed.
+        choices: The words it may be.
+        name: The argument's name.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it is not among the choices.
+    """
+    known = tuple(choices)
+    listed = ", ".join(repr(choice) for choice in known)
+    if not isinstance(value, str):
+        raise TypeError(f"'{name}' must be one of {listed}; got {value!r}.")
+    if value not in known:
+        near = get_close_matches(value.lower(), known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"'{name}' must be one of {listed}; got {value!r}.{hint}")

@@ -1,0 +1,194 @@
+"""What every objective shares: from draws to a loss, a bound, and Pyro's interface."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pyro.infer
+import torch
+from jaxtyping import Float
+from pyro.infer.enum import get_importance_trace
+from torch import Tensor
+
+from pyrolvm.programs import Program, Structure, evaluating
+from pyrolvm.seeding import seeded
+from pyrolvm.weights import Draws, check_count, draw
+
+__all__ = ["Estimate", "Objective", "leave_one_out_mean", "log_mean_exp"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One estimate of a bound.
+
+    Attributes:
+        value: The bound of the whole data set, shape (), nats.
+        per_datum: The bound of each datum, shape (N,), or None where a term lies outside the data plate.
+        surrogate: A scalar whose gradient is an unbiased estimate of the gradient of the expectation of ``value``.
+    """
+
+    value: Float[Tensor, ""]
+    per_datum: Float[Tensor, " num_data"] | None
+    surrogate: Float[Tensor, ""]
+
+
+class Objective(pyro.infer.ELBO):
+    """A bound on log p(x) to maximize.
+
+    Works as the ``loss`` of ``pyro.infer.SVI``, as ``objective(model, guide)``, a torch module whose call gives a loss
+    to call ``backward`` on, and in :func:`pyrolvm.fit`. Latents marked for enumeration in the model are summed out;
+    what Pyro's ``Trace_ELBO`` and ``TraceEnum_ELBO`` are two classes for is one here.
+
+    Args:
+        num_particles: K, the number of draws.
+        max_plate_nesting: Dimensions kept free for plates; None for as many as the programs use.
+        vectorize_particles: Run particles at once where the programs broadcast over them; False for one by one.
+        data_plate: Name of the data plate; None to find it.
+
+    Raises:
+        ValueError: If a count is below 1.
+    """
+
+    kind: ClassVar[Literal["lower", "upper"] | None] = "lower"
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        max_plate_nesting: int | None = None,
+        vectorize_particles: bool = True,
+        data_plate: str | None = None,
+    ) -> None:
+        check_count("num_particles", num_particles)
+        super().__init__(num_particles=num_particles)
+        self.max_plate_nesting = math.inf if max_plate_nesting is None else max_plate_nesting
+        self.vectorize_particles = vectorize_particles
+        self.data_plate = data_plate
+
+    @abstractmethod
+    def counts(self, structure: Structure) -> tuple[int, int]:
+        """(M, K), the draws of globals and of locals that a pair of this structure needs.
+
+        Args:
+            structure: The pair's structure.
+        """
+
+    @abstractmethod
+    def estimate(self, draws: Draws) -> Estimate:
+        """The bound from draws.
+
+        Args:
+            draws: M draws of the globals and K of the locals given each.
+        """
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
+        """Minus the bound of the whole data set, with a gradient.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: Arguments of both.
+            **kwargs: Arguments of both.
+
+        Returns:
+            The loss in nats, shape ().
+        """
+        estimate = self.estimate(self._draw(model, guide, args, kwargs))
+        return -(estimate.value.detach() + (estimate.surrogate - estimate.surrogate.detach()))
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
+        """Minus the bound, its gradients added to the parameters' ``.grad``, as ``pyro.infer.SVI`` asks.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: Arguments of both.
+            **kwargs: Arguments of both.
+
+        Returns:
+            The loss in nats, shape (), without a gradient.
+        """
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    @torch.no_grad()
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound as a number, as ``pyro.infer.SVI.evaluate_loss`` asks.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: Arguments of both.
+            **kwargs: Arguments of both.
+        """
+        return float(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def bound(
+        self, model: Program, guide: Program | None, *args: Any, seed: int | None = None, **kwargs: Any
+    ) -> Float[Tensor, " num_data"] | Float[Tensor, ""]:
+        """An estimate of the bound, without a gradient.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments, or None.
+            *args: Arguments of both.
+            seed: Seed of the draws; None draws from the caller's generators.
+            **kwargs: Arguments of both.
+
+        Returns:
+            The bound in nats: for each datum, shape (N,), where no term lies outside the data plate, else of the whole
+            data set, shape ().
+
+        Raises:
+            ValueError: If the pair has problems, or would create parameters.
+        """
+        with seeded(seed), evaluating(model, guide):
+            estimate = self.estimate(self._draw(model, guide, args, kwargs))
+        return estimate.value if estimate.per_datum is None else estimate.per_datum
+
+    def _draw(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> Draws:
+        nesting = self.max_plate_nesting
+        return draw(
+            model,
+            guide,
+            args,
+            kwargs,
+            counts=self.counts,
+            data_plate=self.data_plate,
+            vectorize=self.vectorize_particles,
+            max_plate_nesting=None if nesting == math.inf else int(nesting),
+        )
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_particles={self.num_particles})"
+
+
+def log_mean_exp(x: Tensor, dim: int) -> Tensor:
+    """Logarithm of the mean of exponentials.
+
+    Args:
+        x: Log values, nats.
+        dim: Dimension to average over.
+    """
+    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
+
+
+def leave_one_out_mean(x: Tensor, dim: int) -> Tensor:
+    """For each entry the mean of the others along a dimension; 0 where there are none.
+
+    Args:
+        x: Any tensor.
+        dim: Dimension of the entries.
+    """
+    size = x.shape[dim]
+    if size == 1:
+        return torch.zeros_like(x)
+    return (x.sum(dim, keepdim=True) - x) / (size - 1)
+
+

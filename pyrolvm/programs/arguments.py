@@ -1,0 +1,117 @@
+"""Arguments of programs: arrays become tensors of the program's dtype, rows are counted and taken in chunks."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pyrolvm.programs.binding import device_of
+from pyrolvm.programs.plates import minibatch
+from pyrolvm.programs.structure import Program, Structure
+
+__all__ = ["as_arguments", "chunks", "count_rows", "dtype_of", "parameters_of", "rows_in_play"]
+
+
+def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
+    """Parameters of those programs that are modules, each once.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    modules = [program for program in programs if isinstance(program, torch.nn.Module)]
+    return list(dict.fromkeys(p for module in modules for p in module.parameters()))
+
+
+def dtype_of(*programs: Program | None) -> torch.dtype:
+    """The floating dtype that programs compute in: their parameters', else torch's default.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    floating = [p.dtype for p in parameters_of(*programs) if p.dtype.is_floating_point]
+    return floating[0] if floating else torch.get_default_dtype()
+
+
+def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any = None) -> tuple[Any, ...]:
+    """Arguments with arrays and frames turned into tensors, floats in the programs' dtype.
+
+    Args:
+        args: Positional arguments of the programs.
+        *programs: Pyro programs.
+        device: Where tensors should be; None for where the programs' parameters are.
+
+    Raises:
+        TypeError: If an array holds neither numbers nor booleans.
+    """
+    dtype = dtype_of(*programs)
+    device = device_of(*programs) if device is None else device
+    return tuple(_as_argument(value, dtype, device) for value in args)
+
+
+def _as_argument(value: Any, dtype: torch.dtype, device: Any) -> Any:
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"data must hold numbers; got an array of dtype {value.dtype}.")
+        value = torch.as_tensor(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device=device, dtype=dtype if value.dtype.is_floating_point else None)
+
+
+def count_rows(args: tuple[Any, ...]) -> int | None:
+    """The common length of the tensor arguments, None where there are none or they differ.
+
+    Args:
+        args: Positional arguments of a program.
+    """
+    lengths = {len(value) for value in args if isinstance(value, Tensor) and value.dim()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def chunks(
+    args: tuple[Any, ...], batch_size: int | None, data_plate: str
+) -> Iterator[tuple[Int[Tensor, " batch"] | None, tuple[Any, ...], Any]]:
+    """Row-aligned arguments in chunks, in order, none left out.
+
+    Args:
+        args: Positional arguments of a program.
+        batch_size: Rows of a chunk; None for all at once.
+        data_plate: Name of the data plate.
+
+    Yields:
+        Row numbers (None for all at once), the arguments' rows, and the handler under which to run programs on them.
+
+    Raises:
+        ValueError: If a batch size is given and the arguments are not row-aligned.
+    """
+    num_rows = count_rows(args)
+    if batch_size is None or (num_rows is not None and batch_size >= num_rows):
+        yield None, args, nullcontext()
+        return
+    if num_rows is None:
+        raise ValueError(
+            f"'batch_size' needs row-aligned tensors as arguments; got {len(args)} arguments of lengths "
+            f"{[len(v) for v in args if isinstance(v, Tensor) and v.dim()]}. Pass batch_size=None, or bind other "
+            "arguments with functools.partial."
+        )
+    device = next(value.device for value in args if isinstance(value, Tensor) and value.dim())
+    for start in range(0, num_rows, batch_size):
+        rows = torch.arange(start, min(start + batch_size, num_rows), device=device)
+        part = tuple(v[rows] if isinstance(v, Tensor) and v.dim() else v for v in args)
+        yield rows, part, minibatch(num_rows, rows, data_plate=data_plate)
+
+
+def rows_in_play(structure: Structure, args: tuple[Any, ...]) -> int:
+    """How many rows one particle computes on, for choosing how many run at once.
+
+    Args:
+        structure: The pair's structure.
+        args: Positional arguments of a program.
+    """
+    return max([structure.num_rows, *(len(v) for v in args if isinstance(v, Tensor) and v.dim())])

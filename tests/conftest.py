@@ -1,0 +1,44 @@
+"""What holds for the tests: float64, and a device that is there.
+
+Docstring examples are left in float32, as their readers will run them.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _float64_in_this_module() -> Iterator[None]:
+    """Make float64 the default for a whole module, so that its module-wide fixtures have it too.
+
+    What a test module builds while it is imported (a table of cases, say) comes before any fixture: put constructors
+    there, not tensors.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def _float64(_float64_in_this_module: None) -> None:
+    """Start each test in float64, whatever the one before it set: a test about float32 need not undo it."""
+    torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Run the test once for each kind of device."""
+    return torch.device(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is no CUDA device, and say so."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
