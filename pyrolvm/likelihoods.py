@@ -40,7 +40,7 @@ class Likelihood(Protocol):
 
 
 class Bernoulli(PyroModule):
-    """Independent bits: log p(x | z) = sum_d x_d log s(a_d) + (1 - x_d) log s(-a_d), with logits a = decoder(z), s logistic.
+    """Independent bits: log p(x | z) = sum_d x_d log s(a_d) + (1 - x_d) log s(-a_d), with s logistic, a = decoder(z).
 
     For binary data. Grey values in (0, 1) are refused: the formula gives them a number, but its exponential is no
     density (it does not integrate to 1 over [0, 1]), so bounds on it bound nothing. Binarize them, or use `Gaussian`.
@@ -101,7 +101,7 @@ class Bernoulli(PyroModule):
         low, high = x.min().item(), x.max().item()
         middle = (low + high) / 2 if math.isfinite(low + high) else 0.5
         raise ValueError(
-            f"'x' must hold only 0 and 1 for likelihoods.Bernoulli; got values from {low:g} to {high:g}, the first such "
+            f"'x' must hold only 0 and 1 for likelihoods.Bernoulli; got values from {low:g} to {high:g}, first "
             f"in {_first(bad, x)}. Binarize it, e.g. (x > {middle:g}).float(), or use likelihoods.Gaussian()."
         )
 
@@ -130,6 +130,8 @@ class Gaussian(PyroModule):
         torch.Size([4])
     """
 
+    scale: Tensor
+
     def __init__(self, scale: float | Float[Tensor, "num_features"] = 1.0, *, learn_scale: bool = False) -> None:
         super().__init__("gaussian")
         value = torch.as_tensor(scale, dtype=torch.get_default_dtype()).detach().clone()
@@ -139,7 +141,7 @@ class Gaussian(PyroModule):
             )
         self._scale_shape = tuple(value.shape)
         if learn_scale:
-            self.scale = PyroParam(value, constraint=constraints.positive)
+            self.scale = PyroParam(value, constraint=constraints.positive)  # type: ignore[assignment]
         else:
             self.register_buffer("scale", value)
 
@@ -156,10 +158,8 @@ class Gaussian(PyroModule):
             ValueError: If the scale has one entry for each feature, and not D of them.
         """
         if self._scale_shape not in ((), (num_features,)):
-            entries = self._scale_shape[0]
-            raise ValueError(
-                f"'scale' of likelihoods.Gaussian must have an entry for each of the {num_features} features; got {entries}."
-            )
+            needed = f"a number or have shape ({num_features},), an entry for each feature"
+            raise ValueError(f"'scale' of likelihoods.Gaussian must be {needed}; got {self._scale_shape}.")
         return num_features
 
     def distribution(self, parameters: Float[Tensor, "*batch num_features"]) -> dist.TorchDistribution:

@@ -117,7 +117,14 @@ class _Sampler:
     def _structure_under(self, name: str) -> Structure:
         _, part, handler = next(chunks(self.args, self.batch_size, name))
         with handler:
-            return structure_of(self.model, self.guide, part, {}, self.data_plate)
+            try:
+                return structure_of(self.model, self.guide, part, {}, self.data_plate)
+            except ValueError as error:
+                if self.batch_size is None:
+                    raise
+                raise ValueError(
+                    f"{error} (On {len(part[0])} rows; batch_size=None shows all of them at once.)"
+                ) from error
 
     def _particle_chunks(self, rows: int) -> list[int]:
         size = max(1, min(self.num_particles, _AT_ONCE // rows))

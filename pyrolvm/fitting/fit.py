@@ -1,6 +1,7 @@
 """``fit``: stochastic variational inference, with everything around the loop."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pyro.infer
 import torch
 
-from pyrolvm.fitting.batches import Batches, batches_of
+from pyrolvm.fitting.batches import Batch, Batches, batches_of
 from pyrolvm.fitting.loop import Loop
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.fitting.validation import Validation
@@ -19,13 +20,19 @@ from pyrolvm.programs import (
     Structure,
     autoguide_plates,
     bind_state,
+    data_plate_of,
+    device_of,
     inspect_pair,
     minibatch,
+    module_of,
     on_device,
     parameter_scope,
+    refuse_collisions,
+    registered_parameters,
     unbind,
 )
 from pyrolvm.seeding import seeded
+from pyrolvm.weights import check_count
 
 __all__ = ["fit"]
 
@@ -69,8 +76,8 @@ def fit(
         device: Where to compute; None for where the programs' parameters are.
         validation: Held-out data of the same kind; the objective on it is recorded at each epoch (each 100 steps
             without minibatches).
-        patience: Stop when the validation has not improved this many times in a row, and go back to the best
-            parameters.
+        patience: Stop when the validation has not improved this many times in a row. However the fit ends, it goes back
+            to the parameters that were best on the validation data.
         progress: Whether to show a progress bar.
         data_plate: Name of the data plate; None to find it.
         seed: Seed of noise and rows; None draws one from the caller's generators.
@@ -95,17 +102,14 @@ def fit(
     """
     _check_options(objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation)
     start = time.perf_counter()
-    chosen = _device(device)
-    plain_model, _ = unbind(model)
-    plain_guide, _ = unbind(guide)
+    plain_model, plain_guide = unbind(model)[0], unbind(guide)[0]
     assert plain_model is not None
-    for program in (plain_model, plain_guide):
-        if isinstance(program, torch.nn.Module) and chosen is not None:
-            program.to(chosen)
+    chosen = _placed(device, plain_model, plain_guide)
     batches = batches_of(data, batch_size, plain_model, plain_guide, device=chosen)
     held_out = None if validation is None else batches_of(validation, None, plain_model, plain_guide, device=chosen)
     for part in (batches, held_out):
         _check_data(plain_model, part)
+    refuse_collisions(plain_model, plain_guide)
     base_seed = int(torch.randint(2**31, ())) if seed is None else seed
     with seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
         _move(state, chosen)
@@ -115,16 +119,18 @@ def fit(
         loop = Loop(plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge)
         with autoguide_plates(plain_guide):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
-    fitted = bind_state(plain_model, state, structure.model_parameters)
+    late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
+    fitted = bind_state(plain_model, state, [*structure.model_parameters, *late])
     assert fitted is not None
     return FitResult(
         model=fitted,
-        guide=bind_state(plain_guide, state, structure.guide_parameters),
+        guide=bind_state(plain_guide, state, [*structure.guide_parameters, *late]),
         losses=loop.losses,
         validation=[] if judge is None else judge.history,
         converged=converged,
         seconds=time.perf_counter() - start,
         data_plate=structure.data_plate,
+        registered=registered_parameters(state, plain_model, plain_guide),
     )
 
 
@@ -139,26 +145,37 @@ def _check_options(
             "'optimizer' must be called as optimizer(parameters, lr=...), such as torch.optim.Adam; "
             f"got a {type(optimizer).__name__}."
         )
-    if not callable(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"'learning_rate' must be positive; got {learning_rate}.")
-    if num_steps is not None and num_epochs is not None:
-        raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
-    for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"'{name}' must be a positive integer; got {value!r}.")
+    _check_numbers(learning_rate, num_steps, num_epochs, patience)
     if patience is not None and validation is None:
         raise ValueError("'patience' needs validation data; pass validation=.")
 
 
-def _device(device: str | torch.device | None) -> torch.device | None:
+def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any) -> None:
+    if not callable(learning_rate):
+        if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float):
+            raise TypeError(f"'learning_rate' must be a number, or a function of the step; got {learning_rate!r}.")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"'learning_rate' must be positive and finite; got {learning_rate}.")
+    if num_steps is not None and num_epochs is not None:
+        raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
+    for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
+        if value is not None:
+            check_count(name, value)
+
+
+def _placed(device: str | torch.device | None, *programs: Program | None) -> torch.device | None:
+    """The device to compute on, with the modules moved there."""
     if device is None:
-        return None
+        return device_of(*programs)
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"'device' must be a torch device, such as 'cpu' or 'cuda'; got {device!r}.") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' was asked for, but torch finds no CUDA device. Pass device='cpu'.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device='{chosen}' was asked for, but torch finds no such device. Pass device='cpu'.")
+    for module in map(module_of, programs):
+        if module is not None:
+            module.to(chosen)
     return chosen
 
 
@@ -188,18 +205,25 @@ def _structure(
     asked = data_plate or getattr(objective, "data_plate", None)
     if first.rows is None or batches.num_data is None:
         return _inspect(model, guide, first.args, asked)
-    name = asked or "data"
-    with minibatch(batches.num_data, first.rows, data_plate=name):
+    with minibatch(batches.num_data, first.rows, data_plate=asked or _name_of_plate(model, batches, first)):
         structure = _inspect(model, guide, first.args, asked)
-    if structure.data_plate not in (None, name):
-        with minibatch(batches.num_data, first.rows, data_plate=str(structure.data_plate)):
-            structure = _inspect(model, guide, first.args, asked)
     if structure.is_joint:
         raise ValueError(
             "'batch_size' needs a data plate around the data's sites, so that bounds can be scaled by N/B; found none. "
             "Open one with lvm.data_plate(x), or pass batch_size=None."
         )
     return structure
+
+
+def _name_of_plate(model: Program, batches: Batches, first: Batch) -> str:
+    assert batches.num_data is not None
+    assert first.rows is not None
+    try:
+        with minibatch(batches.num_data, first.rows):
+            return data_plate_of(model, first.args, {}) or "data"
+    except (ValueError, RuntimeError):  # a plate of size N under another name does not take a batch
+        whole = batches.everything()
+        return (data_plate_of(model, whole, {}) if whole is not None else None) or "data"
 
 
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:
@@ -244,5 +268,3 @@ def _refuse_renyi(objective: Any, structure: Structure) -> None:
 
 def _total_steps(num_steps: int | None, num_epochs: int | None, batches: Batches) -> int | None:
     return num_epochs * batches.steps_per_epoch if num_epochs is not None else num_steps
-
-

@@ -1,10 +1,10 @@
 """What a fit gives."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -30,6 +30,8 @@ class FitResult:
         converged: Whether the loss had stopped falling when the fit ended; None where a number of steps was asked for.
         seconds: Wall-clock time.
         data_plate: Name of the data plate; None where weights are joint.
+        registered: Parameters of modules that plain functions registered with ``pyro.module``, trained in place, by
+            name in Pyro's store.
     """
 
     model: Program
@@ -39,6 +41,7 @@ class FitResult:
     converged: bool | None = None
     seconds: float = 0.0
     data_plate: str | None = None
+    registered: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def num_steps(self) -> int:
@@ -60,7 +63,7 @@ class FitResult:
             ValueError: If there is no guide, or ``num_samples`` is below 1.
 
         Example:
-            >>> import pyro, pyro.distributions as dist
+            >>> import pyro, torch, pyro.distributions as dist
             >>> def model():
             ...     pyro.sample("z", dist.Normal(0.0, 1.0))
             >>> FitResult(model, model, torch.zeros(0)).sample(5)["z"].shape
@@ -101,9 +104,24 @@ class FitResult:
         posterior = {name: value.detach().cpu().numpy()[None] for name, value in draws.items()}
         return arviz_base.from_dict({"posterior": posterior})
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fit to one safetensors file, which :func:`pyrolvm.load` reads.
+
+        The programs themselves are not in it. The file is there whole or not at all.
+
+        Args:
+            path: The file, replaced where it exists.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist.
+            TypeError: If something in the pair cannot be written; it is named.
+            ValueError: If the path is a folder.
+        """
+        from pyrolvm.fitting.storage import save
+
+        save(self, path)
+
     def __repr__(self) -> str:
         last = f", last loss {self.losses[-min(100, self.num_steps) :].mean():.3f} nats" if self.num_steps else ""
         converged = "" if self.converged is None else f", converged: {self.converged}"
         return f"FitResult({self.num_steps} steps in {self.seconds:.1f} s{last}{converged})"
-
-

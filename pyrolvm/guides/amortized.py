@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyrolvm.programs import Program, creating_parameter, data_plate, local_latents
+from pyrolvm.programs import Program, creating_parameter, data_plate, latents
 
 __all__ = ["Amortized"]
 
@@ -98,13 +98,13 @@ class Amortized(PyroModule):
         return draws
 
     def _make_heads(self, features: Tensor, args: Any, kwargs: Any) -> None:
-        latents = local_latents(self._model[0], args, kwargs, self._data_plate)
-        if not latents:
+        inside, _ = latents(self._model[0], args, kwargs, self._data_plate)
+        if not inside:
             raise ValueError(
                 "Amortized guides latents inside the data plate, and the model has none. Use lvm.guides.MeanField for "
                 "latents outside of it."
             )
-        sites = {name: _Site(f"head{i}", name, latent) for i, (name, latent) in enumerate(latents.items())}
+        sites = {name: _Site(f"head{i}", name, latent) for i, (name, latent) in enumerate(inside.items())}
         for name, site in sites.items():
             creating_parameter(f"amortized.heads.{name}")
             head = torch.nn.Linear(features.shape[-1], 2 * site.size)
@@ -146,6 +146,13 @@ class _Site:
         loc, raw = (part.reshape(*batch, *self.event_shape) for part in parameters.chunk(2, -1))
         scale = torch.nn.functional.softplus(raw) + 1e-6
         normal = dist.Normal(loc, scale).to_event(len(self.event_shape))
-        if self.support is constraints.real or isinstance(self.support, type(constraints.real_vector)):
+        if _is_real(self.support):
             return normal
         return dist.TransformedDistribution(normal, [self.transform])
+
+
+def _is_real(support: Any) -> bool:
+    """Whether a support is the real line or a product of it."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.real

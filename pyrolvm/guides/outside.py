@@ -1,12 +1,11 @@
 """Guides for the latents outside the data plate, on Pyro's autoguides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, init_to_feasible, init_to_median
-from pyro.infer.autoguide.guides import prototype_hide_fn
 
-from pyrolvm.programs import Program, local_latents
+from pyrolvm.programs import Program, block, latents
 
 __all__ = ["FullRank", "MeanField"]
 
@@ -14,24 +13,29 @@ __all__ = ["FullRank", "MeanField"]
 class _OutsideDataPlate:
     """Restricts one of Pyro's autoguides to latents that are neither inside the data plate nor enumerated."""
 
-    _data_plate: str | None
-    _left_out: frozenset[str] = frozenset()
+    def __init__(self, model: Program, *, data_plate: str | None, **options: Any) -> None:
+        left_out: set[str] = set()
+        kept = block(model, hide_fn=lambda msg: _is_enumerated(msg) or msg["name"] in left_out)
+        super().__init__(kept, **options)  # type: ignore[call-arg]
+        self._whole = (model,)  # in a tuple, so that a module does not become a submodule
+        self._left_out, self._data_plate = left_out, data_plate
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        self._left_out = frozenset(local_latents(self.model, args, kwargs, self._data_plate))  # type: ignore[attr-defined]
+        inside, outside = latents(self._whole[0], args, kwargs, self._data_plate)
+        if not outside:
+            remedy = f"Use lvm.guides.Amortized for {_quote(inside)}." if inside else "Pass guide=None."
+            name = type(self).__name__
+            raise ValueError(f"{name} guides latents outside the data plate, and the model has none. {remedy}")
+        self._left_out.update(inside)
         super()._setup_prototype(*args, **kwargs)  # type: ignore[misc]
-        if not any(True for _ in self.prototype_trace.iter_stochastic_nodes()):  # type: ignore[attr-defined]
-            self._refuse_nothing_to_guide()
 
-    def _refuse_nothing_to_guide(self) -> None:
-        name = type(self).__name__
-        inside = ", ".join(f"'{site}'" for site in sorted(self._left_out))
-        remedy = f"Use lvm.guides.Amortized for {inside}." if inside else "Pass guide=None."
-        raise ValueError(f"{name} guides latents outside the data plate, and the model has none. {remedy}")
 
-    def _prototype_hide_fn(self, msg: Any) -> bool:
-        hidden = prototype_hide_fn(msg) or msg["name"] in self._left_out
-        return bool(hidden or msg["infer"].get("enumerate") == "parallel")
+def _is_enumerated(msg: Any) -> bool:
+    return bool(msg["type"] == "sample" and msg["infer"].get("enumerate") == "parallel")
+
+
+def _quote(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names))
 
 
 class MeanField(_OutsideDataPlate, AutoNormal):
@@ -69,8 +73,7 @@ class MeanField(_OutsideDataPlate, AutoNormal):
         init_scale: float = 0.1,
         data_plate: str | None = None,
     ) -> None:
-        super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
-        self._data_plate = data_plate
+        super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn, init_scale=init_scale)
 
 
 class FullRank(_OutsideDataPlate, AutoMultivariateNormal):
@@ -107,5 +110,4 @@ class FullRank(_OutsideDataPlate, AutoMultivariateNormal):
         init_scale: float = 0.1,
         data_plate: str | None = None,
     ) -> None:
-        super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
-        self._data_plate = data_plate
+        super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn, init_scale=init_scale)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["DataMatrix", "as_batch", "as_count", "as_data", "as_tensor", "check_choice"]
+__all__ = ["DataMatrix", "as_batch", "as_count", "as_data", "as_probabilities", "as_tensor", "check_choice"]
 
 DataMatrix = Float[Tensor, "num_data num_features"] | NDArray[Any]
 
@@ -87,6 +87,29 @@ def as_data(
         remedy = f"{dtype} cannot hold it: rescale x." if np.isfinite(value) else "Fill in or drop such rows."
         raise ValueError(f"'x' must be finite; row {row}, column {column} holds {value:g}. {remedy}")
     return cast
+
+
+def as_probabilities(values: Any, shape: tuple[int, int], like: Tensor) -> Float[Tensor, "num_data num_components"]:
+    """Responsibilities that a user passed.
+
+    Args:
+        values: A tensor or an array, shape (N, K).
+        shape: (N, K).
+        like: A tensor with the model's dtype and device.
+
+    Raises:
+        TypeError: If they are not real numbers.
+        ValueError: If the shape is wrong, or a row is not a probability vector; the first bad row is named.
+    """
+    weights = as_tensor(values).detach().to(device=like.device, dtype=like.dtype)
+    if weights.shape != shape:
+        raise ValueError(f"'responsibilities' must have shape {shape}; got {tuple(weights.shape)}.")
+    bad = ~((weights >= 0).all(-1) & ((weights.sum(-1) - 1).abs() < 1e-3))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        held = ", ".join(f"{value:g}" for value in weights[row].tolist())
+        raise ValueError(f"'responsibilities' must be probabilities that sum to 1; row {row} holds {held}.")
+    return weights
 
 
 def _check_shape(shape: tuple[int, ...], num_features: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrolvm.models._covariances import Covariance
 
-__all__ = ["MixtureStatistics", "gather", "solve"]
+__all__ = ["MixtureStatistics", "gather", "solve", "weighted_means"]
 
 _NOTHING = 1e-30  # rows; a component that explains less has left the data
 
@@ -62,8 +62,25 @@ def gather(
     return MixtureStatistics(weights.sum(0), first, kind.second_moments(weights, differences), centers.double())
 
 
+def weighted_means(
+    x: Float[Tensor, "batch num_features"], responsibilities: Float[Tensor, "batch num_components"]
+) -> Float[Tensor, "num_components num_features"]:
+    """The best centers for `gather`: the means themselves; 0 for a component that explains no row.
+
+    Args:
+        x: The rows.
+        responsibilities: Of each component for each row.
+    """
+    weights = responsibilities.double()
+    return weights.mT @ x.double() / weights.sum(0).clamp_min(_NOTHING).unsqueeze(-1)
+
+
 def solve(
-    kind: Covariance, statistics: MixtureStatistics, current: Tensor, regularization: float
+    kind: Covariance,
+    statistics: MixtureStatistics,
+    regularization: float,
+    locs: Float[Tensor, "num_components num_features"],
+    current: Tensor,
 ) -> tuple[Float[Tensor, "num_components"], Float[Tensor, "num_components num_features"], Tensor]:
     """The maximum of the expected log joint density: the M-step.
 
@@ -73,8 +90,9 @@ def solve(
     Args:
         kind: The kind of covariance.
         statistics: Of all rows.
-        current: The covariance so far.
         regularization: Added to the variances.
+        locs: The means so far.
+        current: The covariance so far.
 
     Returns:
         Logits of the weights, means, and scale.
@@ -89,4 +107,5 @@ def solve(
     if kind.per_component:
         keep = empty.reshape(-1, *[1] * (covariance.dim() - 1))
         covariance = torch.where(keep, current.double(), covariance)
-    return (counts / counts.sum()).log(), statistics.centers + shifts, kind.scale(covariance)
+    means = torch.where(empty.unsqueeze(-1), locs.double(), statistics.centers + shifts)
+    return (counts / counts.sum()).log(), means, kind.scale(covariance)

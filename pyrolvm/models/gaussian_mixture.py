@@ -2,23 +2,21 @@
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
 from pyro.nn import PyroModule, PyroParam
 from pyro.ops.indexing import Vindex
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor, check_choice
-from pyrolvm.models._mixture_statistics import MixtureStatistics, gather, solve
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_probabilities, check_choice
+from pyrolvm.models._k_means import k_means
+from pyrolvm.models._mixture_statistics import MixtureStatistics, gather, solve, weighted_means
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
@@ -28,10 +26,9 @@ __all__ = ["GaussianMixture"]
 class GaussianMixture(PyroModule):
     """Mixture of Gaussians: p(x) = sum_k weight_k N(x; loc_k, covariance_k).
 
-    z ~ Categorical(weights) and x | z = k ~ N(loc_k, covariance_k) for each row of the data plate. z is enumerated, so no guide is
-    needed: fit it with `lvm.fit_em(model, x)`, or by SVI with `guide=None`. The likelihood has many local maxima
-    (start with `initialize`, compare restarts), and no global one without regularization: a component may shrink
-    onto a single row.
+    z ~ Categorical(weights), x | z = k ~ N(loc_k, covariance_k). z is enumerated, so no guide is needed: fit it with
+    `lvm.fit_em(model, x)`, or by SVI with `guide=None`. The likelihood has many local maxima (start with `initialize`,
+    compare restarts), and no global one without regularization: a component may shrink onto a single row.
 
     Args:
         num_components: K.
@@ -84,9 +81,7 @@ class GaussianMixture(PyroModule):
 
     def extra_repr(self) -> str:
         """Options, for the printed form."""
-        return (
-            f"{self.num_components}, {self.num_features}, {self.covariance!r}, regularization={self.regularization:g}"
-        )
+        return f"{self.num_components}, {self.num_features}, {self.covariance!r}"
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
         """The Pyro program, with sites "z" (enumerated) and "x" in the data plate.
@@ -101,7 +96,7 @@ class GaussianMixture(PyroModule):
         Raises:
             ValueError: If x has the wrong shape. Values are looked at in `check_data` only.
         """
-        data = None if x is None else as_batch(x, self.num_features, self._parameters["locs"])
+        data = None if x is None else as_batch(x, self.num_features, self._like)
         weights = dist.Categorical(logits=self.logits)
         with data_plate(as_count(size, "size") if data is None else data):
             z = pyro.sample("z", weights, infer={"enumerate": "parallel"})
@@ -135,10 +130,12 @@ class GaussianMixture(PyroModule):
         return free + self._kind.num_parameters(self.num_components, self.num_features)
 
     @property
-    def collapsed(self) -> tuple[int, ...]:
-        """Components with hardly any variance in some direction but the regularization: spurious spikes, mostly."""
-        smallest = self._kind.smallest(self.covariances.detach()).expand(self.num_components)
-        return tuple((smallest <= 2 * self.regularization).nonzero().flatten().tolist())
+    def degenerate(self) -> tuple[int, ...]:
+        """Components that explain no row, or with hardly any variance but the regularization in some direction."""
+        scale = getattr(self, self._kind.parameter).detach().double()
+        smallest = self._kind.smallest(self._kind.covariance(scale)).expand(self.num_components)
+        bad = (smallest <= 2 * self.regularization) | (self.weights < 1e-12)
+        return tuple(bad.nonzero().flatten().tolist())
 
     def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
         """Refuse data that the model cannot take; `fit` and `fit_em` call it once.
@@ -153,7 +150,7 @@ class GaussianMixture(PyroModule):
             TypeError: If x does not hold real numbers.
             ValueError: If x has the wrong shape, no rows, or a value that is not finite; the first bad row is named.
         """
-        return as_data(x, self.num_features, self._parameters["locs"].dtype, self._parameters["locs"].device)
+        return as_data(x, self.num_features, self._like.dtype, self._like.device)
 
     def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
         """log p(x) of each row, in nats: log sum_k weight_k N(x; loc_k, covariance_k).
@@ -165,8 +162,7 @@ class GaussianMixture(PyroModule):
             Shape (N,).
 
         Raises:
-            TypeError: As `check_data`.
-            ValueError: As `check_data`.
+            TypeError, ValueError: As `check_data`.
         """
         return self._log_joint(self.check_data(x)).logsumexp(-1)
 
@@ -180,8 +176,7 @@ class GaussianMixture(PyroModule):
             Probabilities, shape (N, K); rows sum to 1.
 
         Raises:
-            TypeError: As `check_data`.
-            ValueError: As `check_data`.
+            TypeError, ValueError: As `check_data`.
         """
         return self._log_joint(self.check_data(x)).softmax(-1)
 
@@ -195,8 +190,7 @@ class GaussianMixture(PyroModule):
             A distribution over 0..K-1 with batch shape (N,).
 
         Raises:
-            TypeError: As `check_data`.
-            ValueError: As `check_data`.
+            TypeError, ValueError: As `check_data`.
         """
         return dist.Categorical(logits=self._log_joint(self.check_data(x)))
 
@@ -218,13 +212,14 @@ class GaussianMixture(PyroModule):
             z = dist.Categorical(logits=self.logits).sample((as_count(n, "n"),))
             return self.component(z).sample(), z
 
+    @torch.no_grad()
     def aic(self, x: DataMatrix) -> float:
         """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
 
         Args:
             x: Data, shape (N, D).
         """
-        return 2 * self.num_parameters - 2 * self._total(x)
+        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
 
     def bic(self, x: DataMatrix) -> float:
         """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
@@ -232,7 +227,7 @@ class GaussianMixture(PyroModule):
         Args:
             x: Data, shape (N, D).
         """
-        return self.num_parameters * math.log(len(x)) - 2 * self._total(x)
+        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "GaussianMixture":
         """Start from k-means: one k-means++ run on standardized data, then one M-step from its clusters.
@@ -245,18 +240,11 @@ class GaussianMixture(PyroModule):
             The model itself, changed in place.
 
         Raises:
-            TypeError: As `check_data`.
-            ValueError: As `check_data`, and if x has fewer distinct rows than components.
+            TypeError, ValueError: As `check_data`, and if x has fewer distinct rows than components.
         """
         data = self.check_data(x)
-        if len(data) < self.num_components:
-            raise ValueError(
-                f"'x' must have at least as many rows as components, {self.num_components}; got {len(data)}. "
-                f"Pass num_components={len(data)} or fewer to the model."
-            )
-        labels = _k_means(data.detach().cpu().double().numpy(), self.num_components, seed)
-        one_hot = torch.nn.functional.one_hot(torch.as_tensor(labels, device=data.device).long(), self.num_components)
-        self.maximize(data, one_hot.to(data.dtype))
+        labels = k_means(data, self.num_components, seed)
+        self.maximize(data, torch.nn.functional.one_hot(labels, self.num_components))
         return self
 
     def maximize(self, x: DataMatrix, responsibilities: Float[Tensor, "num_data num_components"]) -> None:
@@ -271,14 +259,13 @@ class GaussianMixture(PyroModule):
             responsibilities: Probabilities of the components, shape (N, K); rows sum to 1.
 
         Raises:
-            TypeError: As `check_data`.
-            ValueError: As `check_data`; if the responsibilities are no probabilities of that shape; if a covariance
-                is singular (only with a regularization of next to nothing).
+            TypeError, ValueError: As `check_data`; if the responsibilities are no probabilities of that shape; if a
+                covariance is singular (only with a regularization of next to nothing).
         """
         data = self.check_data(x)
-        weights = self._checked_responsibilities(responsibilities, len(data))
+        weights = as_probabilities(responsibilities, (len(data), self.num_components), data)
         with torch.no_grad():
-            statistics = gather(self._kind, data, weights, self.locs)
+            statistics = gather(self._kind, data, weights, weighted_means(data, weights))
         self.maximize_expected(statistics)
         empty = statistics.empty.nonzero().flatten().tolist()
         if empty:
@@ -308,47 +295,19 @@ class GaussianMixture(PyroModule):
         Raises:
             ValueError: If a covariance is singular.
         """
-        logits, locs, scale = solve(self._kind, statistics, self.covariances, self.regularization)
+        logits, locs, scale = solve(self._kind, statistics, self.regularization, self.locs, self.covariances)
         name = f"{self._kind.parameter}_unconstrained"
         self.logits.copy_(logits)
         self.locs.copy_(locs)
         self.get_parameter(name).copy_(transform_to(self._kind.constraint).inv(scale))
 
+    @property
+    def _like(self) -> Tensor:
+        """A tensor with the dtype and device of the model; reading it is no statement of the Pyro program."""
+        like = self._parameters["locs"]
+        assert like is not None
+        return like
+
     def _log_joint(self, x: Float[Tensor, "num_data num_features"]) -> Float[Tensor, "num_data num_components"]:
         components = self.component(torch.arange(self.num_components, device=x.device))
         return components.log_prob(x.unsqueeze(-2)) + self.logits.log_softmax(-1)
-
-    @torch.no_grad()
-    def _total(self, x: DataMatrix) -> float:
-        return self.log_density(x).double().sum().item()
-
-    def _checked_responsibilities(self, responsibilities: Any, num_data: int) -> Tensor:
-        weights = as_tensor(responsibilities).detach().to(self._parameters["locs"])
-        shape = (num_data, self.num_components)
-        if weights.shape != shape:
-            raise ValueError(f"'responsibilities' must have shape {shape}; got {tuple(weights.shape)}.")
-        bad = ~((weights >= 0).all(-1) & ((weights.sum(-1) - 1).abs() < 1e-3))
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            raise ValueError(
-                f"'responsibilities' must be probabilities, each row summing to 1; row {row} holds {weights[row].tolist()}."
-            )
-        return weights
-
-
-def _k_means(x: np.ndarray, num_clusters: int, seed: int | None) -> np.ndarray:
-    """Cluster of each row, from one run of k-means on standardized columns."""
-    spread = x.std(0)
-    standardized = (x - x.mean(0)) / np.where(spread > 0, spread, 1.0)
-    with seeded(seed):
-        state = int(torch.randint(2**31, (), device="cpu"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: refused below
-        labels = KMeans(num_clusters, n_init=1, random_state=state).fit(standardized).labels_
-    distinct = len(np.unique(labels))
-    if distinct < num_clusters:
-        raise ValueError(
-            f"'x' must have at least as many distinct rows as components, {num_clusters}; got {distinct}. "
-            f"Pass num_components={distinct} or fewer to the model."
-        )
-    return labels

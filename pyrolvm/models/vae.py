@@ -1,5 +1,6 @@
 """Variational autoencoders: a Gaussian prior and a decoder."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from pyrolvm.likelihoods import Bernoulli, Likelihood
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor
-from pyrolvm.programs import data_plate
+from pyrolvm.programs import data_plate, evaluating, existing_parameters, parameter_scope
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
@@ -51,9 +52,8 @@ class VAE(PyroModule):
         self.num_latents = as_count(num_latents, "num_latents")
         likelihood = Bernoulli() if likelihood is None else likelihood
         if isinstance(likelihood, type) or not isinstance(likelihood, Likelihood):
-            raise TypeError(
-                f"'likelihood' must be an object of lvm.likelihoods, e.g. lvm.likelihoods.Bernoulli(); got {likelihood!r}."
-            )
+            example = "lvm.likelihoods.Bernoulli()"
+            raise TypeError(f"'likelihood' must be an object of lvm.likelihoods, e.g. {example}; got {likelihood!r}.")
         if not callable(decoder):
             raise TypeError(f"'decoder' must be a torch module or a function; got {type(decoder).__name__}.")
         parameters = decoder.parameters() if isinstance(decoder, torch.nn.Module) else iter(())
@@ -115,13 +115,13 @@ class VAE(PyroModule):
         latents = as_tensor(z).to(self.prior_loc)
         if latents.dim() == 0 or latents.shape[-1] != self.num_latents:
             raise ValueError(f"'z' must have shape (..., {self.num_latents}); got {tuple(latents.shape)}.")
-        return self.likelihood.mean(self.decoder(latents))
+        with existing_parameters():
+            return self.likelihood.mean(self.decoder(latents))
 
-    @torch.no_grad()
     def sample(
         self, n: int, *, seed: int | None = None
     ) -> tuple[Float[Tensor, "n num_features"], Float[Tensor, "n num_latents"]]:
-        """Draw rows with their latents.
+        """Draw rows with their latents; the decoder runs in its evaluation mode.
 
         Args:
             n: How many.
@@ -133,7 +133,7 @@ class VAE(PyroModule):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed):
+        with seeded(seed), evaluating(self):
             z = dist.Normal(self.prior_loc, self.prior_scale).sample((as_count(n, "n"),))
             return self.likelihood.distribution(self.decoder(z)).sample(), z
 
@@ -152,22 +152,17 @@ class VAE(PyroModule):
 
 
 def _width(decoder: Any, like: Float[Tensor, "num_latents"]) -> int:
-    """Width of the decoder's output; it is run once, on zeros, with one particle dimension more than usual."""
+    """Width of the decoder's output: a copy is run once, on zeros, with one particle dimension more than usual."""
     given = (2, 3, len(like))
     expected = f"'decoder' must map (..., {len(like)}) to (..., num_outputs), whatever dimensions come first"
-    training = isinstance(decoder, torch.nn.Module) and decoder.training
+    probe = copy.deepcopy(decoder).eval() if isinstance(decoder, torch.nn.Module) else decoder
     devices = [like.device] if like.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with torch.no_grad(), torch.random.fork_rng(devices=devices), parameter_scope():
         try:
-            if training:
-                decoder.eval()
-            output = decoder(like.new_zeros(given))
+            output = probe(like.new_zeros(given))
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{expected}; given shape {given} it fails: {reason}") from error
-        finally:
-            if training:
-                decoder.train()
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) != 3 or shape[:2] != given[:2]:
         got = shape if isinstance(output, Tensor) else type(output).__name__

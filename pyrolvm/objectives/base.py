@@ -15,7 +15,7 @@ from pyrolvm.programs import Program, Structure, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, check_count, draw
 
-__all__ = ["Estimate", "Objective", "leave_one_out_mean", "log_mean_exp"]
+__all__ = ["Estimate", "Objective", "leave_one_out_mean", "log_mean_exp", "whole_weight"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Objective(pyro.infer.ELBO):
         """
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         return loss.detach()
 
     @torch.no_grad()
@@ -169,6 +169,20 @@ class Objective(pyro.infer.ELBO):
         return f"{type(self).__name__}(num_particles={self.num_particles})"
 
 
+def whole_weight(draws: Draws) -> Float[Tensor, " num_draws"]:
+    """Log weight of each whole draw, its local part scaled to the full data, shape (M * K,).
+
+    Args:
+        draws: M draws of the globals and K of the locals given each.
+    """
+    local, global_ = draws.log_weight.local, draws.log_weight.global_
+    if local is None:
+        assert global_ is not None  # a pair has terms
+        return global_
+    total = draws.scale * local.sum(-1)  # (M, K)
+    return (total if global_ is None else total + global_[:, None]).flatten()
+
+
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:
     """Logarithm of the mean of exponentials.
 
@@ -190,5 +204,3 @@ def leave_one_out_mean(x: Tensor, dim: int) -> Tensor:
     if size == 1:
         return torch.zeros_like(x)
     return (x.sum(dim, keepdim=True) - x) / (size - 1)
-
-

@@ -1,6 +1,6 @@
 """The evidence lower bound."""
 
-from pyrolvm.objectives.base import Estimate, Objective, leave_one_out_mean
+from pyrolvm.objectives.base import Estimate, Objective, leave_one_out_mean, whole_weight
 from pyrolvm.programs import Structure
 from pyrolvm.weights import Draws, whole_counts
 
@@ -49,9 +49,7 @@ class ELBO(Objective):
         """
         weight, score = draws.log_weight, draws.score
         local = None if weight.local is None else weight.local.flatten(0, 1)  # (S, N)
-        total = 0.0 if local is None else draws.scale * local.sum(-1)
-        if weight.global_ is not None:
-            total = total + weight.global_  # (S,)
+        total = whole_weight(draws)  # (S,)
         value = surrogate = total.mean()
         if score.local is not None and local is not None:
             signal = (local - leave_one_out_mean(local, 0)).detach()

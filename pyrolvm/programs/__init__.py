@@ -16,9 +16,11 @@ from pyrolvm.programs.binding import (
     existing_parameters,
     on_device,
     parameter_scope,
+    registered_parameters,
     unbind,
 )
-from pyrolvm.programs.checking import CheckReport, check, forget, structure_of
+from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
+from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import (
     SharedRows,
     active_minibatch,
@@ -27,19 +29,9 @@ from pyrolvm.programs.plates import (
     is_subsample,
     minibatch,
 )
-from pyrolvm.programs.structure import (
-    Empty,
-    Problem,
-    Program,
-    Structure,
-    apart,
-    first_invalid_site,
-    inspect_pair,
-    local_latents,
-    sample_sites,
-    signature,
-    traced,
-)
+from pyrolvm.programs.problems import Problem
+from pyrolvm.programs.runs import Empty, Program, apart, first_invalid_site, run_apart, sample_sites, traced
+from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
 
 __all__ = [
     "BoundProgram",
@@ -61,6 +53,7 @@ __all__ = [
     "count_rows",
     "creating_parameter",
     "data_plate",
+    "data_plate_of",
     "device_of",
     "dtype_of",
     "evaluating",
@@ -69,13 +62,17 @@ __all__ = [
     "forget",
     "inspect_pair",
     "is_subsample",
-    "local_latents",
+    "latents",
     "minibatch",
+    "module_of",
     "on_device",
     "parameter_scope",
     "parameters_of",
+    "refuse_collisions",
+    "registered_parameters",
     "replay",
     "rows_in_play",
+    "run_apart",
     "sample_sites",
     "signature",
     "structure_of",

@@ -10,20 +10,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pyrolvm.programs.binding import device_of
+from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import minibatch
-from pyrolvm.programs.structure import Program, Structure
+from pyrolvm.programs.runs import Program
+from pyrolvm.programs.structure import Structure
 
 __all__ = ["as_arguments", "chunks", "count_rows", "dtype_of", "parameters_of", "rows_in_play"]
 
 
 def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
-    """Parameters of those programs that are modules, each once.
+    """Parameters of those programs that are modules, wrapped ones included, each once.
 
     Args:
         *programs: Pyro programs.
     """
-    modules = [program for program in programs if isinstance(program, torch.nn.Module)]
-    return list(dict.fromkeys(p for module in modules for p in module.parameters()))
+    modules = [module_of(program, methods=False) for program in programs]
+    return list(dict.fromkeys(p for module in modules if module is not None for p in module.parameters()))
 
 
 def dtype_of(*programs: Program | None) -> torch.dtype:
@@ -32,7 +34,8 @@ def dtype_of(*programs: Program | None) -> torch.dtype:
     Args:
         *programs: Pyro programs.
     """
-    floating = [p.dtype for p in parameters_of(*programs) if p.dtype.is_floating_point]
+    modules = [module for module in map(module_of, programs) if module is not None]
+    floating = [p.dtype for module in modules for p in module.parameters() if p.dtype.is_floating_point]
     return floating[0] if floating else torch.get_default_dtype()
 
 

@@ -11,12 +11,26 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.programs.structure import Program, run_apart
+from pyrolvm.programs.modules import module_of
+from pyrolvm.programs.runs import Program, run_apart
 from pyrolvm.seeding import seeded
 
-__all__ = ["BoundProgram", "bind", "bind_state", "creating_parameter", "device_of", "evaluating", "existing_parameters", "on_device", "parameter_scope", "unbind"]
+__all__ = [
+    "BoundProgram",
+    "bind",
+    "bind_state",
+    "creating_parameter",
+    "device_of",
+    "evaluating",
+    "existing_parameters",
+    "on_device",
+    "parameter_scope",
+    "registered_parameters",
+    "unbind",
+]
 
-State = dict[str, dict[str, Any]]
+# What ParamStoreDict.get_state gives: {"params": {name: leaf}, "constraints": {name: constraint}}.
+State = Any
 
 
 class BoundProgram:
@@ -31,6 +45,7 @@ class BoundProgram:
 
     def __init__(self, program: Program, state: State) -> None:
         self.program, self.state = program, state
+        self.__wrapped__ = program
         self.__name__ = getattr(program, "__name__", type(program).__name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +55,8 @@ class BoundProgram:
             *args: The program's.
             **kwargs: The program's.
         """
-        with pyro.get_param_store().scope(self.state):
+        own: Any = {kind: dict(values) for kind, values in self.state.items()}  # what the run adds is forgotten
+        with pyro.get_param_store().scope(own):
             return self.program(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -84,6 +100,18 @@ def bind_state(program: Program | None, state: State, names: Iterable[str]) -> P
     if program is None or not own:
         return program
     return BoundProgram(program, _copy({"params": own, "constraints": {n: state["constraints"][n] for n in own}}))
+
+
+def registered_parameters(state: State, *programs: Program | None) -> dict[str, torch.nn.Parameter]:
+    """Parameters of modules that plain functions registered with ``pyro.module``, by name in Pyro's store.
+
+    Args:
+        state: A scope of Pyro's store, as ``ParamStoreDict.get_state`` gives it.
+        *programs: The programs that ran; parameters of those that are modules are left out.
+    """
+    modules = [module for module in map(module_of, programs) if module is not None]
+    owned = {parameter for module in modules for parameter in module.parameters()}
+    return {n: p for n, p in state["params"].items() if isinstance(p, torch.nn.Parameter) and p not in owned}
 
 
 @contextmanager
@@ -170,10 +198,9 @@ def device_of(*programs: Program | None) -> torch.device | None:
         *programs: Pyro programs.
     """
     for program in programs:
-        if isinstance(program, torch.nn.Module):
-            tensors = list(program.parameters())
-        else:
-            tensors = list(program.state["params"].values()) if isinstance(program, BoundProgram) else []
+        module = module_of(program)
+        tensors = [] if module is None else list(module.parameters())
+        tensors += program.state["params"].values() if isinstance(program, BoundProgram) else []
         if tensors:
             return tensors[0].device
     return None
@@ -198,8 +225,8 @@ def evaluating(*programs: Program | None) -> Iterator[None]:
     Raises:
         ValueError: When a program in the block would create a parameter.
     """
-    modules = [m for program in programs if isinstance(program, torch.nn.Module) for m in program.modules()]
-    training = [m for m in modules if m.training]
+    owned = [module for module in map(module_of, programs) if module is not None]
+    training = [part for module in owned for part in module.modules() if part.training]
     try:
         for module in training:
             module.training = False

@@ -4,13 +4,17 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm.programs.binding import parameter_scope, unbind
+from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import active_minibatch
-from pyrolvm.programs.structure import Problem, Program, Structure, inspect_pair
+from pyrolvm.programs.problems import Problem
+from pyrolvm.programs.runs import Program
+from pyrolvm.programs.structure import Structure, inspect_pair
 
-__all__ = ["CheckReport", "check", "forget", "structure_of"]
+__all__ = ["CheckReport", "check", "forget", "refuse_collisions", "structure_of"]
 
 _NO_GUIDE = object()
 _known: "weakref.WeakKeyDictionary[Any, list[tuple[Any, Any, Structure]]]" = weakref.WeakKeyDictionary()
@@ -86,6 +90,19 @@ def check(
     return CheckReport(tuple(problems), structure)
 
 
+def refuse_collisions(model: Program, guide: Program | None) -> None:
+    """Refuse two modules whose parameters have one name, before a run would make them one tensor for good.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program, or None.
+
+    Raises:
+        ValueError: If a name is shared.
+    """
+    CheckReport(tuple(_name_collisions(model, guide)), None).raise_if_bad()
+
+
 def _name_collisions(model: Any, guide: Any) -> list[Problem]:
     """Two modules whose parameters have one name: Pyro would silently train one tensor for both."""
     owned = [_store_names(program) for program in (model, guide)]
@@ -105,11 +122,11 @@ def _name_collisions(model: Any, guide: Any) -> list[Problem]:
 
 def _store_names(program: Any) -> dict[str, Any]:
     """The names that a PyroModule's parameters will have in Pyro's store."""
-    prefix = getattr(program, "_pyro_name", None)
-    if prefix is None:
+    module = module_of(program, methods=False)
+    if not isinstance(module, PyroModule):
         return {}
-    join = f"{prefix}." if prefix else ""
-    return {join + name.removesuffix("_unconstrained"): p for name, p in program.named_parameters()}
+    prefix = f"{module._pyro_name}." if module._pyro_name else ""
+    return {prefix + name.removesuffix("_unconstrained"): p for name, p in module.named_parameters()}
 
 
 def structure_of(
@@ -133,8 +150,9 @@ def structure_of(
     for reference, known_key, structure in entries:
         if reference() is partner and known_key == key:
             return structure
+    refuse_collisions(model, guide)
     structure, problems = inspect_pair(model, guide, args, kwargs, data_plate)
-    CheckReport(tuple([*_name_collisions(model, guide), *problems]), structure).raise_if_bad()
+    CheckReport(tuple(problems), structure).raise_if_bad()
     entries[:] = [entry for entry in entries if entry[0]() is not None]
     entries.append((_reference(partner), key, structure))
     return structure

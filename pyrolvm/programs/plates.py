@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
-import torch
 from jaxtyping import Int
-from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+
+from pyrolvm.programs.modules import module_of
 
 __all__ = ["data_plate", "minibatch", "is_subsample", "SharedRows", "active_minibatch", "Minibatch", "autoguide_plates"]
 
@@ -96,6 +96,7 @@ def minibatch(num_data: int, rows: Int[Tensor, "batch"], *, data_plate: str = "d
         ValueError: If the rows are not a non-empty vector of at most N entries.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(100)
         >>> rows = torch.arange(10)
         >>> with minibatch(len(x), rows), globals()["data_plate"](x[rows]) as numbers:
@@ -141,7 +142,7 @@ def data_plate(x: Any, *, dim: int | None = None, name: str = "data") -> pyro.pl
     size = x if isinstance(x, int) else len(x)
     if size == 0:
         raise ValueError(f"plate '{name}' must have at least one row; got none.")
-    device = x.device if isinstance(x, Tensor) else None
+    device: Any = x.device if isinstance(x, Tensor) else None
     batch = _ACTIVE.get()
     if batch is None or batch.name != name:
         return pyro.plate(name, size, dim=dim, device=device)
@@ -180,7 +181,8 @@ def autoguide_plates(guide: Any) -> Iterator[None]:
     Args:
         guide: A guide; anything but one of Pyro's autoguides is left alone.
     """
-    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    owner = module_of(guide)
+    modules = () if owner is None else owner.modules()
     masters = [m for m in modules if isinstance(m, AutoGuide) and m.master is None and m.create_plates is None]
     for module in masters:
         module.create_plates = lambda *_, module=module, **__: _plates_of(module)

@@ -2,7 +2,8 @@
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ __all__ = ["Draws", "Latent", "draw"]
 
 _GLOBAL, _LOCAL = "_particles_global", "_particles_local"
 _MEMBERS = "_members"
+_PARTS = ("log_likelihood", "log_prior", "log_guide", "score")
 
 
 class Latent(NamedTuple):
@@ -194,7 +196,8 @@ class _Run:
         """One particle after the other, K for each draw of the globals."""
         rows = []
         for m in range(num_global):
-            fixed = None if replayed is None else replayed.nodes[_MEMBERS]["value"][m]
+            members: Any = None if replayed is None else replayed.nodes[_MEMBERS]
+            fixed = None if members is None else members["value"][m]
             row = [self.once(1, 1, fixed)]
             row += [self.once(1, 1, row[0].global_trace) for _ in range(1, num_local)]
             rows.append(_stack(row, local_axis=True))
@@ -206,10 +209,10 @@ class _Run:
             raise ValueError(
                 f"'max_plate_nesting' must be at least {self.structure.nesting}, the plates of the pair; got {nesting}."
             )
-        dim, plates = -nesting - 1, []
+        dim, plates = -nesting - 1, list[Callable[[], _Particles]]()
         for name, size, within in ((_LOCAL, num_local, self.structure.data_plate), (_GLOBAL, num_global, None)):
             if size > 1:
-                plates.append(lambda name=name, size=size, dim=dim, within=within: _Particles(name, size, dim, within))
+                plates.append(partial(_Particles, name, size, dim, within))
                 dim -= 1
         return plates, dim
 
@@ -224,7 +227,9 @@ class _Run:
                 trace.remove_node(name)
         parts = log_density_parts(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), (num_global, num_local))
         latents = {
-            name: self._latent(site, num_global, num_local) for name, site in guide_sites.items() if not site["is_observed"]
+            name: self._latent(site, num_global, num_local)
+            for name, site in guide_sites.items()
+            if not site["is_observed"]
         }
         return Draws(self.structure, scale, *parts, latents, _global_trace(guide_trace, latents))
 
@@ -306,8 +311,8 @@ def _agree(both: Draws, single: Draws, m: int, k: int) -> bool:
 
 def _expand(draws: Draws, num_global: int, num_local: int) -> Draws:
     """Repeat the one value that a pair without draws has."""
-    parts = [p.expand(num_global, num_local) for p in (draws.log_likelihood, draws.log_prior, draws.log_guide, draws.score)]
-    return Draws(draws.structure, draws.scale, *parts, draws.latents, draws.global_trace)
+    parts: dict[str, Any] = {name: getattr(draws, name).expand(num_global, num_local) for name in _PARTS}
+    return replace(draws, **parts)
 
 
 def _stack(draws: list[Draws], *, local_axis: bool) -> Draws:
@@ -315,8 +320,9 @@ def _stack(draws: list[Draws], *, local_axis: bool) -> Draws:
     first = draws[0]
     if len(draws) == 1:
         return first
-    names = ("log_likelihood", "log_prior", "log_guide", "score")
-    parts = [Parts.cat([getattr(d, name) for d in draws], local_axis=local_axis) for name in names]
+    parts: dict[str, Any] = {
+        name: Parts.cat([getattr(d, name) for d in draws], local_axis=local_axis) for name in _PARTS
+    }
     latents = {}
     for name, (value, is_local, is_auxiliary) in first.latents.items():
         if is_local or not local_axis:
@@ -326,6 +332,4 @@ def _stack(draws: list[Draws], *, local_axis: bool) -> Draws:
     if not local_axis:
         trace = Trace()
         trace.nodes[_MEMBERS] = {"type": "members", "value": [d.global_trace for d in draws]}
-    return Draws(first.structure, first.scale, *parts, latents, trace)
-
-
+    return replace(first, **parts, latents=latents, global_trace=trace)

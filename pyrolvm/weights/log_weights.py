@@ -188,8 +188,16 @@ def present(draws: Draws) -> LogWeights:
         if is_auxiliary:
             continue
         latents[name] = value.squeeze(0) if is_local and not structure.global_latents else value
-    terms = [_squeeze(structure, parts) for parts in (draws.log_likelihood, draws.log_prior, draws.log_guide)]
-    return LogWeights(weight.local, weight.global_, *terms, draws.scale, latents, structure)
+    return LogWeights(
+        local=weight.local,
+        global_=weight.global_,
+        log_likelihood=_squeeze(structure, draws.log_likelihood),
+        log_prior=_squeeze(structure, draws.log_prior),
+        log_guide=_squeeze(structure, draws.log_guide),
+        scale=draws.scale,
+        latents=latents,
+        structure=structure,
+    )
 
 
 def _squeeze(structure: Structure, parts: Parts) -> Term:

@@ -40,18 +40,18 @@ class ExactLogRing(LogRing):
             terms: Packed tensors of log values.
             dims: Symbols of the dimensions to sum out.
         """
-        terms, pending = list(terms), set(dims)
-        sizes = {d: size for t in terms for d, size in zip(t._pyro_dims, t.shape, strict=True)}
+        factors, pending = list(terms), set(dims)
+        sizes = {d: size for t in factors for d, size in zip(t._pyro_dims, t.shape, strict=True)}
         pending &= sizes.keys()
         while pending:
-            dim = min(sorted(pending), key=lambda d: self._cost(d, terms, sizes))
+            dim = min(sorted(pending), key=lambda d: self._cost(d, factors, sizes))
             pending.remove(dim)
-            total = _product([t for t in terms if dim in t._pyro_dims])
+            total = _product([t for t in factors if dim in t._pyro_dims])
             names = total._pyro_dims
             summed: Any = logsumexp(total, names.index(dim))
             summed._pyro_dims = names.replace(dim, "")
-            terms = [t for t in terms if dim not in t._pyro_dims] + [summed]
-        return _product(terms)
+            factors = [t for t in factors if dim not in t._pyro_dims] + [summed]
+        return _product(factors)
 
     @staticmethod
     def _cost(dim: str, terms: list[Any], sizes: dict[str, int]) -> int:

@@ -72,7 +72,11 @@ def _negate(a: Tensor | None) -> Tensor | None:
 
 
 def log_density_parts(
-    model_trace: Trace, guide_trace: Trace, data_plate: str | None, particle_plates: tuple[str, str], counts: tuple[int, int]
+    model_trace: Trace,
+    guide_trace: Trace,
+    data_plate: str | None,
+    particle_plates: tuple[str, str],
+    counts: tuple[int, int],
 ) -> tuple[Parts, Parts, Parts, Parts]:
     """Log-likelihood, log-prior, log-guide, and the part of log-guide that needs a score-function gradient.
 
@@ -112,7 +116,9 @@ class _Layout:
     sizes: tuple[int, int, int]
 
     @staticmethod
-    def of(trace: Trace, data_plate: str | None, particle_plates: tuple[str, str], counts: tuple[int, int]) -> "_Layout":
+    def of(
+        trace: Trace, data_plate: str | None, particle_plates: tuple[str, str], counts: tuple[int, int]
+    ) -> "_Layout":
         symbols = trace.plate_to_symbol
         frames = [f for site in _samples(trace) for f in site["cond_indep_stack"]]
         num_rows = next((f.size for f in frames if f.name == data_plate), 1)
@@ -190,9 +196,16 @@ def _common_scale(scales: list[tuple[str, Any]]) -> Any:
     """The scale by which a user's ``poutine.scale`` multiplies what is summed out as a whole."""
     first_name, first = scales[0]
     for name, scale in scales[1:]:
-        if scale is not first and not bool(torch.as_tensor(scale == first).all()):
+        if scale is not first and not _equal(scale, first):
             raise ValueError(
                 f"Sites '{first_name}' and '{name}' are summed out together and must have one poutine.scale; "
                 f"got {first} and {scale}. Put them under the same poutine.scale."
             )
     return first
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two scales are one; numbers are compared without making tensors of them."""
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return bool(torch.equal(torch.as_tensor(one), torch.as_tensor(other)))
+    return bool(one == other)

@@ -1,0 +1,127 @@
+"""What can be wrong with a pair, found in its traces."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pyrolvm.programs.runs import is_enumerated
+
+__all__ = ["Problem", "coverage_problems", "subsampling_problems"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a pair.
+
+    Attributes:
+        code: A short fixed name of the kind of problem.
+        sites: The sites or plates concerned.
+        message: What is wrong.
+        remedy: What to do about it.
+    """
+
+    code: str
+    sites: tuple[str, ...]
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}"
+
+
+def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> list[Problem]:
+    """Latents that the guide leaves out, adds, or draws with another shape or support.
+
+    Args:
+        model_sites: Sites of the model.
+        guide_sites: Sites of the guide.
+    """
+    problems = []
+    latents = {name: site for name, site in model_sites.items() if not site["is_observed"]}
+    bare = tuple(name for name, site in latents.items() if name not in guide_sites and not is_enumerated(site))
+    if bare:
+        discrete = all(latents[name]["fn"].has_enumerate_support for name in bare)
+        remedy = "Sample it in the guide" + (
+            ', or mark it infer={"enumerate": "parallel"} in the model to sum it out.' if discrete else "."
+        )
+        problems.append(Problem("missing-in-guide", bare, f"The guide does not draw {_quote(bare)}.", remedy))
+    extra = tuple(
+        name
+        for name, site in guide_sites.items()
+        if name not in latents and not site["infer"].get("is_auxiliary") and not site["is_observed"]
+    )
+    if extra:
+        observed = [name for name in extra if name in model_sites]
+        why = "observes" if observed else "does not have"
+        remedy = 'Remove it from the guide, or mark it infer={"is_auxiliary": True} if the guide needs it.'
+        problems.append(
+            Problem("missing-in-model", extra, f"The guide draws {_quote(extra)}, which the model {why}.", remedy)
+        )
+    for name in latents.keys() & guide_sites.keys():
+        problems += _fit_problems(name, latents[name], guide_sites[name])
+    return problems
+
+
+def _fit_problems(name: str, model_site: Any, guide_site: Any) -> Iterator[Problem]:
+    expected = tuple(model_site["fn"].batch_shape + model_site["fn"].event_shape)
+    given = tuple(guide_site["value"].shape)
+    if _strip_ones(expected) != _strip_ones(given):
+        yield Problem(
+            "shape-mismatch",
+            (name,),
+            f"Site '{name}' must have shape {expected}, as in the model; the guide gives {given}.",
+            "Use .expand and .to_event in the guide as in the model, and the same plates.",
+        )
+    elif _leaves_support(model_site["fn"], guide_site["fn"], guide_site["value"].numel()):
+        yield Problem(
+            "support-mismatch",
+            (name,),
+            f"Site '{name}' must lie in {model_site['fn'].support}, the model's support; the guide draws others.",
+            "Use a distribution with that support in the guide, or a TransformedDistribution onto it.",
+        )
+
+
+def _strip_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    first = next((i for i, size in enumerate(shape) if size != 1), len(shape))
+    return shape[first:]
+
+
+def _leaves_support(model_fn: Any, guide_fn: Any, numel: int) -> bool:
+    """Whether some of a hundred draws (fewer where they are large) lie outside the model's support."""
+    try:
+        draws = guide_fn.sample(torch.Size([max(1, min(100, 1_000_000 // max(1, numel)))]))
+        return not bool(torch.as_tensor(model_fn.support.check(draws)).all())
+    except NotImplementedError:  # a support that torch cannot describe
+        return False
+
+
+def subsampling_problems(sites: list[Any], plate: str | None, ties: tuple[str, ...]) -> Iterator[Problem]:
+    """Plates that must not be subsampled, and are.
+
+    Args:
+        sites: Sites of model and guide.
+        plate: The data plate, as found before anything that ties its rows.
+        ties: Sites that tie its rows.
+    """
+    frames = {f.name: f for site in sites for f in site["cond_indep_stack"] if (f.full_size or f.size) != f.size}
+    others = tuple(name for name, f in frames.items() if name != plate or not f.vectorized)
+    if others:
+        yield Problem(
+            "subsampled-plate",
+            others,
+            f"Only the data plate may be subsampled; plate {_quote(others)} is.",
+            "Open it at its full size, or name it with data_plate= and open it as a vectorized plate.",
+        )
+    if plate in frames and ties:
+        yield Problem(
+            "joint-subsampled",
+            ties,
+            f"Plate '{plate}' is subsampled, but site {_quote(ties)} ties its rows together, so weights are joint.",
+            "Use all the data (batch_size=None), or draw the site inside the data plate.",
+        )
+
+
+def _quote(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

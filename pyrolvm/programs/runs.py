@@ -1,0 +1,173 @@
+"""Running programs on the side: traces, and what sites they have."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+
+from pyrolvm.programs.plates import Minibatch, SharedRows, active_minibatch, autoguide_plates, is_subsample
+
+__all__ = [
+    "Empty",
+    "Program",
+    "apart",
+    "first_invalid_site",
+    "is_enumerated",
+    "plates_of",
+    "run_apart",
+    "run_pair",
+    "sample_sites",
+    "traced",
+]
+
+Program = Callable[..., Any]
+
+
+class Empty(torch.nn.Module):
+    """The guide that guides nothing, for models whose every latent is enumerated.
+
+    ``pyro.infer.SVI`` needs a guide; the library's own functions take ``None`` as well.
+
+    Example:
+        >>> Empty()(torch.zeros(3))
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """Draw nothing.
+
+        Args:
+            *args: Whatever the model takes.
+            **kwargs: Whatever the model takes.
+        """
+
+
+def sample_sites(trace: Trace) -> dict[str, Any]:
+    """The sites that carry a log-density: neither draws of rows nor deterministic ones.
+
+    Args:
+        trace: A trace of Pyro.
+    """
+    return {
+        name: site
+        for name, site in _nodes(trace)
+        if site["type"] == "sample" and not is_subsample(site) and not site["infer"].get("_deterministic")
+    }
+
+
+def _nodes(trace: Any) -> Any:
+    return trace.nodes.items()
+
+
+def plates_of(site: Any) -> tuple[str, ...]:
+    """Names of the vectorized plates around a site, outermost first.
+
+    Args:
+        site: A node of a trace.
+    """
+    return tuple(frame.name for frame in site["cond_indep_stack"] if frame.vectorized)
+
+
+def is_enumerated(site: Any) -> bool:
+    """Whether a latent of the model is marked to be summed out.
+
+    Args:
+        site: A node of a trace.
+    """
+    return bool(not site["is_observed"] and site["infer"].get("enumerate") == "parallel")
+
+
+def traced(program: Program, args: Any, kwargs: Any) -> Trace:
+    """Run a program and record its sites; what it raises comes out as it is, without a table of shapes.
+
+    Args:
+        program: A Pyro program.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+    with poutine.trace() as messenger:
+        program(*args, **kwargs)
+    return messenger.trace.copy()
+
+
+def _is_sample(msg: Any) -> bool:
+    return bool(msg["type"] == "sample")
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Run programs on the side: handlers outside see no sample site, and the generators are left as they were.
+
+    The minibatch in force stays in force.
+    """
+    batch = active_minibatch()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices), poutine.block(hide_fn=_is_sample):
+        if batch is None:
+            yield
+        else:
+            with Minibatch(batch.num_data, batch.rows, batch.name):
+                yield
+
+
+def run_pair(
+    model: Program, guide: Program | None, args: Any, kwargs: Any, kept: Trace | None = None
+) -> tuple[Trace, Trace]:
+    """Run a pair once, without enumeration and without gradients; inside :func:`apart`, since it draws.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program, or None.
+        args: Positional arguments of both.
+        kwargs: Keyword arguments of both.
+        kept: Draws of the guide to use in place of new ones.
+
+    Returns:
+        The traces of the model and of the guide.
+    """
+    guide = Empty() if guide is None else guide
+    with SharedRows(), autoguide_plates(guide), torch.no_grad():
+        guide_trace = traced(guide if kept is None else poutine.replay(guide, trace=kept), args, kwargs)
+        model_trace = traced(poutine.replay(model, guide_trace), args, kwargs)
+    return model_trace, guide_trace
+
+
+def run_apart(model: Program, guide: Program | None, *args: Any, **kwargs: Any) -> tuple[list[str], list[str]]:
+    """Run a pair once so that its parameters exist, leaving the caller's generators as they were.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program, or None.
+        *args: Arguments of both.
+        **kwargs: Arguments of both.
+
+    Returns:
+        Names of the model's and of the guide's parameters in Pyro's store.
+    """
+    with apart():
+        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
+    return model_trace.param_nodes, guide_trace.param_nodes
+
+
+def first_invalid_site(model: Program, guide: Program | None, *args: Any) -> str:
+    """Say which site of a pair has a value or a log-density that is NaN or infinite.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program, or None.
+        *args: Arguments of both.
+    """
+    try:
+        with apart():
+            model_trace, guide_trace = run_pair(model, guide, args, {})
+        for program, trace in (("guide", guide_trace), ("model", model_trace)):
+            for name, site in sample_sites(trace).items():
+                if not bool(torch.isfinite(torch.as_tensor(site["value"])).all()):
+                    return f"site '{name}' of the {program} drew a value that is not finite"
+                if not bool(torch.isfinite(site["fn"].log_prob(site["value"])).all()):
+                    return f"the log-density of site '{name}' of the {program} is not finite"
+    except ValueError as error:  # Pyro's own checks name the site
+        return str(error).strip().splitlines()[0]
+    return "no single site explains it"

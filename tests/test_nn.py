@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from pyrolvm.nn import MLP
+
+
+def test_layers_act_on_the_last_dimension_alone():
+    network = MLP(3, [7, 5], 2, activation=torch.nn.Tanh)
+    z = torch.randn(4, 6, 3)
+    rows = torch.stack([network(row) for row in z.reshape(-1, 3)])
+    torch.testing.assert_close(network(z), rows.reshape(4, 6, 2))
+
+
+def test_layers_are_what_was_asked_for():
+    kinds = [type(layer).__name__ for layer in MLP(3, (7, 5), 2, activation=torch.nn.Tanh)]
+    assert kinds == ["Linear", "Tanh", "Linear", "Tanh", "Linear"]
+    assert sum(p.numel() for p in MLP(3, (7, 5), 2).parameters()) == 3 * 7 + 7 + 7 * 5 + 5 + 5 * 2 + 2
+    assert len(MLP(3, [], 2)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: MLP(0, [3], 2), ValueError, "'num_inputs' must be at least 1; got 0"),
+        (lambda: MLP(2, [3, 0], 2), ValueError, "'hidden' must be at least 1; got 0"),
+        (lambda: MLP(2, [3], 2.0), TypeError, r"'num_outputs' must be an integer width; got 2\.0"),
+        (
+            lambda: MLP(2, 128, 2),
+            TypeError,
+            r"'hidden' must be a sequence of widths; got 128\. For one layer, pass \[128\]",
+        ),
+        (lambda: MLP(2, [3], 2)(torch.zeros(4, 5)), ValueError, r"must have shape \(\.\.\., 2\); got \(4, 5\)"),
+    ],
+)
+def test_refusals(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
