@@ -24,7 +24,7 @@ help: ## show this list
 	@touch $@
 
 demo: .venv/.installed ## compare variational families on real data; writes report.html
-	$(PY) -m pyrolvm.demo
+	$(PY) examples/demo.py
 
 # One thread in each of the JOBS processes: more would only fight for the cores.
 test test-slow: export OMP_NUM_THREADS = 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from pyrolvm.cli.programs import user_line
 
@@ -144,6 +144,5 @@ def one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("always", UserWarning)
-        as_given: Any = warnings
-        as_given.showwarning = show
+        warnings.showwarning = show
         yield

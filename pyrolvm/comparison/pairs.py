@@ -9,10 +9,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrolvm.programs import BoundProgram, Program, parameter_scope, parameters_of
+from pyrolvm.programs import BoundProgram, Program, module_of, parameter_scope, parameters_of, unbind
 from pyrolvm.seeding import seeded
 
-__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen"]
+__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen", "stored"]
 
 MakeModel = Callable[[], Program]
 MakeGuide = Callable[[Any], Program | None]
@@ -113,8 +113,9 @@ def stored(*programs: Program | None, args: tuple[Any, ...]) -> dict[str, Tensor
     """
     with seeded(0), parameter_scope(*programs), torch.no_grad():
         for program in programs:
-            if program is not None:
-                program(*args)
+            plain, _ = unbind(program)
+            if plain is not None:
+                plain(*args)
         return dict(pyro.get_param_store().named_parameters())
 
 
@@ -137,7 +138,8 @@ def frozen(model: Program, is_frozen: bool) -> Iterator[None]:
         model: A Pyro program; anything but a module is left alone.
         is_frozen: False changes nothing.
     """
-    modules = list(model.modules()) if is_frozen and isinstance(model, torch.nn.Module) else []
+    module = module_of(model) if is_frozen else None
+    modules = [] if module is None else list(module.modules())
     parameters = [p for p in parameters_of(model) if p.requires_grad] if is_frozen else []
     training = [module for module in modules if module.training]
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 
-from pyrolvm.programs import first_invalid_site
+from pyrolvm.programs import first_invalid_site, module_of
 
 if TYPE_CHECKING:
     from pyrolvm.fitting.batches import Batch
@@ -21,6 +21,7 @@ class Snapshot:
     def __init__(self, loop: "Loop") -> None:
         self.parameters = [p.detach().clone() for p in loop.parameters]
         self.optimizer = copy.deepcopy(loop.optimizer.state_dict())
+        self.num_groups = len(loop.optimizer.param_groups)
         self.generator = torch.get_rng_state()
         self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
         self.step = loop._step
@@ -31,8 +32,9 @@ class Snapshot:
         Args:
             loop: The loop that the snapshot was taken of.
         """
+        loop.forget_later(len(self.parameters), self.num_groups)
         with torch.no_grad():
-            for parameter, value in zip(loop.parameters, self.parameters, strict=False):
+            for parameter, value in zip(loop.parameters, self.parameters, strict=True):
                 parameter.copy_(value)
         loop.optimizer.load_state_dict(self.optimizer)
         torch.set_rng_state(self.generator)
@@ -56,24 +58,34 @@ def refuse_bad_step(loop: "Loop", before: Snapshot, batches: "list[Batch]") -> N
     for batch in batches:
         good = Snapshot(loop)
         loss = loop.step(batch)
-        if bool(torch.isfinite(loss)) and loop._finite_parameters():
+        parameter = _bad_parameter(loop)
+        if bool(torch.isfinite(loss)) and parameter is None:
             continue
-        gradient = None if not bool(torch.isfinite(loss)) else _bad_gradient(loop)
-        good.restore(loop)
-        where = f"at step {good.step} the loss is {loss.item():.4g}"
-        cause = f"the gradient of parameter {gradient} is not finite" if gradient else _bad_site(loop, batch)
-        raise ValueError(f"{where}: {cause}. Try a smaller learning_rate, or check the priors and the data's scale.")
+        cause = parameter
+        if not bool(torch.isfinite(loss)):
+            good.restore(loop)
+            cause = _bad_site(loop, batch)
+        raise ValueError(
+            f"at step {good.step} the loss is {loss.item():.4g}: {cause}. Try a smaller learning_rate, or check the "
+            "priors and the data's scale."
+        )
     raise ValueError("the loss became NaN or infinite, and did not when the steps were taken again.")
 
 
-def _bad_gradient(loop: "Loop") -> str:
-    modules = [program for program in (loop.model, loop.guide) if isinstance(program, torch.nn.Module)]
+def _bad_parameter(loop: "Loop") -> str | None:
+    """What made a parameter NaN or infinite, if one is: its gradient, or the step itself."""
+    modules = [module for module in map(module_of, (loop.model, loop.guide)) if module is not None]
     named: list[tuple[str, Any]] = list(pyro.get_param_store().named_parameters())
     named += [pair for module in modules for pair in module.named_parameters()]
     for name, parameter in named:
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return f"'{name}'"
-    return "of one of the parameters"
+        if not bool(torch.isfinite(parameter).all()):
+            finite = parameter.grad is not None and bool(torch.isfinite(parameter.grad).all())
+            return f"the step sends parameter '{name}' to infinity" if finite else _not_finite(name)
+    return None
+
+
+def _not_finite(name: str) -> str:
+    return f"the gradient of parameter '{name}' is not finite"
 
 
 def _bad_site(loop: "Loop", batch: "Batch") -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import numbers
 import time
 from collections.abc import Callable
 from typing import Any
@@ -152,9 +153,9 @@ def _check_options(
 
 def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any) -> None:
     if not callable(learning_rate):
-        if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float):
+        if isinstance(learning_rate, bool) or not isinstance(learning_rate, numbers.Real):
             raise TypeError(f"'learning_rate' must be a number, or a function of the step; got {learning_rate!r}.")
-        if not 0 < learning_rate < math.inf:
+        if not 0 < float(learning_rate) < math.inf:
             raise ValueError(f"'learning_rate' must be positive and finite; got {learning_rate}.")
     if num_steps is not None and num_epochs is not None:
         raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
@@ -222,8 +223,7 @@ def _name_of_plate(model: Program, batches: Batches, first: Batch) -> str:
         with minibatch(batches.num_data, first.rows):
             return data_plate_of(model, first.args, {}) or "data"
     except (ValueError, RuntimeError):  # a plate of size N under another name does not take a batch
-        whole = batches.everything()
-        return (data_plate_of(model, whole, {}) if whole is not None else None) or "data"
+        return data_plate_of(model, batches.everything(), {}) or "data"
 
 
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:

@@ -1,5 +1,6 @@
 """The loop of gradient steps: blocks of steps, and what is looked at between them."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -50,7 +51,7 @@ class Loop:
         self._parameters = dict.fromkeys(_trainable(model, self.guide))
         if not self._parameters:
             raise ValueError("there is nothing to fit: neither the model nor the guide has a parameter.")
-        self.optimizer = optimizer(list(self._parameters), lr=self._rate(0))
+        self.optimizer = _built(optimizer, list(self._parameters), self._rate(0))
         self._blocks: list[Tensor] = []
         self._step = 0
         self._best: Snapshot | None = None
@@ -86,7 +87,7 @@ class Loop:
                 warnings.warn(f"the fit was interrupted after {self._step} steps.", UserWarning, stacklevel=3)
         if converged is False and self._step >= _MOST_STEPS:
             warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
-        if self.validation is not None and self.validation.is_over and self._best is not None:
+        if self._best is not None:
             self._best.restore(self)
         return converged
 
@@ -107,12 +108,19 @@ class Loop:
             for _ in range(size):
                 batches.append(next(stream))
                 losses.append(self.step(batches[-1]))
+        except ValueError:  # Pyro's checks stop at values that are not finite, where there are some
+            if self._all_finite(losses):
+                raise
+            refuse_bad_step(self, before, batches)
         finally:  # steps that were taken count, also after an interrupt
             if losses:
                 self._blocks.append(torch.stack(losses))
-        if not bool(torch.isfinite(self._blocks[-1]).all()) or not self._finite_parameters():
-            self._blocks.pop()
+        if not self._all_finite(losses):
             refuse_bad_step(self, before, batches)
+
+    def _all_finite(self, losses: list[Tensor]) -> bool:
+        values = [torch.stack(losses)] if losses else []
+        return all(bool(torch.isfinite(value).all()) for value in [*values, *self._parameters])
 
     def _until_validation(self) -> int:
         every = self._validation_period()
@@ -174,18 +182,38 @@ class Loop:
             self.optimizer.add_param_group({"params": new})
         self._num_stored = len(pyro.get_param_store())
 
+    def forget_later(self, num_parameters: int, num_groups: int) -> None:
+        """Take parameters that were made later out of the optimizer; the next step takes them in again.
+
+        Args:
+            num_parameters: Number of parameters that there were.
+            num_groups: Number of the optimizer's parameter groups.
+        """
+        if len(self._parameters) > num_parameters:
+            self._parameters = dict.fromkeys(self.parameters[:num_parameters])
+            del self.optimizer.param_groups[num_groups:]
+            self._num_stored = -1
+
     _num_stored = -1
 
     def _rate(self, step: int) -> float:
         return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
 
-    def _finite_parameters(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self._parameters)
-
     @property
     def parameters(self) -> list[Tensor]:
         """Everything that is fitted, as unconstrained leaves."""
         return list(self._parameters)
+
+
+def _built(optimizer: Callable[..., Any], parameters: list[Tensor], rate: float) -> torch.optim.Optimizer:
+    """An optimizer of the parameters that takes a step without being told the loss."""
+    built = optimizer(parameters, lr=rate)
+    if not isinstance(built, torch.optim.Optimizer):
+        raise TypeError(f"'optimizer' must give a torch.optim.Optimizer; got {type(built).__name__}.")
+    closure = inspect.signature(built.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(f"'optimizer' must take steps without a closure; {type(built).__name__} needs one.")
+    return built
 
 
 def _trainable(*programs: Any) -> list[Tensor]:

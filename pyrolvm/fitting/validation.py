@@ -29,7 +29,7 @@ class Validation:
         self, model: Program, guide: Program | None, objective: Any, batches: Batches, patience: int | None
     ) -> None:
         self.model, self.guide, self.objective = model, guide, objective
-        self.args = batches.first(_SEED).args
+        self.args = batches.everything()
         self.patience = patience
         self.history: list[tuple[int, float]] = []
         self.is_best, self.is_over = False, False

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, evaluating
+from pyrolvm.programs import Program, Structure, as_arguments, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, check_count, draw
 
@@ -145,6 +145,7 @@ class Objective(pyro.infer.ELBO):
         Raises:
             ValueError: If the pair has problems, or would create parameters.
         """
+        args = as_arguments(args, model, guide)
         with seeded(seed), evaluating(model, guide):
             estimate = self.estimate(self._draw(model, guide, args, kwargs))
         return estimate.value if estimate.per_datum is None else estimate.per_datum

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pyrolvm.programs.binding import device_of
+from pyrolvm.programs.binding import device_of, modules_of
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import minibatch
 from pyrolvm.programs.runs import Program

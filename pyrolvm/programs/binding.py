@@ -23,6 +23,7 @@ __all__ = [
     "device_of",
     "evaluating",
     "existing_parameters",
+    "modules_of",
     "on_device",
     "parameter_scope",
     "registered_parameters",
@@ -67,6 +68,16 @@ class BoundProgram:
         """The constrained values of the parameters, by name."""
         constraints = self.state["constraints"]
         return {n: transform_to(constraints[n])(p).detach() for n, p in self.state["params"].items()}
+
+
+def modules_of(*programs: Program | None) -> list[torch.nn.Module]:
+    """Those programs that are modules, bound ones included.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    plain = [unbind(program)[0] if isinstance(program, BoundProgram) else program for program in programs]
+    return [program for program in plain if isinstance(program, torch.nn.Module)]
 
 
 def unbind(program: Program | None) -> tuple[Program | None, State]:
