@@ -1,6 +1,7 @@
 """Latent variable models in Pyro, with answers that can be checked."""
 
-from pyrolvm import datasets, evidence, guides, likelihoods, models, nn, objectives
+from pyrolvm import comparison, datasets, evidence, guides, likelihoods, models, nn, objectives
+from pyrolvm.comparison import Comparison, compare
 from pyrolvm.fitting import FitResult, fit, fit_em, load
 from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
 from pyrolvm.weights import LogWeights, log_weights
@@ -9,10 +10,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckReport",
+    "Comparison",
     "FitResult",
     "LogWeights",
     "bind",
     "check",
+    "compare",
+    "comparison",
     "data_plate",
     "datasets",
     "evidence",

@@ -19,13 +19,30 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 _PACKAGE = Path(__file__).parents[1]
 
 # What Python programs write, and what is typed here in its place.
-_FLAGS = ["batch_size", "binarize", "columns", "covariance", "device", "hidden", "label_column", "learning_rate", "likelihood", "num_components", "num_epochs", "num_latents", "num_particles", "num_steps", "seed"]
+_FLAGS = [
+    "batch_size",
+    "binarize",
+    "columns",
+    "covariance",
+    "device",
+    "hidden",
+    "label_column",
+    "learning_rate",
+    "likelihood",
+    "num_components",
+    "num_epochs",
+    "num_latents",
+    "num_particles",
+    "num_steps",
+    "seed",
+]
 _WORDS = {
     "lvm.guides.Amortized": "--guide amortized",
     "lvm.guides.FullRank": "--guide full_rank",
     "lvm.guides.MeanField": "--guide mean_field",
     "likelihoods.Gaussian()": "--likelihood gaussian",
     "guide=None": "--guide none",
+    "see comparison.verdicts": "see what is said of each guide",
 }
 
 

@@ -24,7 +24,9 @@ def check_writable(path: Path | None, suffix: str, option: str) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise ValueError(f"{option} must be a file; got the folder '{path}'. Add a name, e.g. '{path / 'out'}{suffix}'.")
+        raise ValueError(
+            f"{option} must be a file; got the folder '{path}'. Add a name, e.g. '{path / 'out'}{suffix}'."
+        )
     if path.suffix.lower() != suffix:
         raise ValueError(f"{option} must end in {suffix}; got '{path}', try '{path.with_suffix(suffix)}'.")
     if not path.parent.is_dir():

@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +14,19 @@ from pyrolvm.cli.parsing import choose
 from pyrolvm.cli.task import Task
 from pyrolvm.cli.training import fit_options, make_objective, objective_label
 
-__all__ = ["Fitted", "MethodOptions", "build", "evidence_of", "fit_task"]
+__all__ = [
+    "Fitted",
+    "MethodOptions",
+    "build",
+    "default_guide",
+    "evidence_of",
+    "fit_task",
+    "has_evidence_per_datum",
+    "threads_for",
+]
+
+# Numbers that torch works through on one thread, however many it has (at::internal::GRAIN_SIZE).
+_FEW = 32_768
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Fitted:
         guide_name: Its name.
         how: How it came about, in a few words.
         result: What `pyrolvm.fit` or `pyrolvm.fit_em` gave; None where there was nothing to fit.
+        objective: What was maximized; None where EM was used, or where the fit comes from a file.
     """
 
     model: Any
@@ -48,6 +63,27 @@ class Fitted:
     guide_name: str
     how: str
     result: Any = None
+    objective: Any = None
+
+
+@contextmanager
+def threads_for(task: Task, batch_size: int | None = None) -> Iterator[None]:
+    """Compute on one thread where the numbers in a batch are few: several would only wait for each other.
+
+    Args:
+        task: What there is to compute.
+        batch_size: Rows of a minibatch; None for all rows.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    num_rows, num_columns = (1, 1) if task.dataset is None else task.dataset.x.shape
+    if (batch_size or num_rows) * num_columns <= _FEW:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def build(task: Task, guide_name: str, seed: int) -> tuple[Any, Any]:
@@ -67,22 +103,49 @@ def build(task: Task, guide_name: str, seed: int) -> tuple[Any, Any]:
         return model, make_guide(model)
 
 
-def _guide_name(task: Task, given: str | None) -> str:
-    """The guide that was asked for, else the model's own; a user's model whose latents need one has none."""
-    if given is not None:
-        return given
+def default_guide(task: Task) -> str:
+    """The guide of a single fit where none is asked for; a user's model whose latents need one has none.
+
+    Args:
+        task: What there is to fit.
+
+    Raises:
+        ValueError: If the user has to choose.
+    """
     if task.model.guide is not None:
         return task.model.guide
-    from pyrolvm import check
-    from pyrolvm.programs import as_arguments
-
-    model = task.make_model()
-    problems = check(model, None, *as_arguments(task.args, model)).problems
+    problems = _look(task, "none").problems
     left = [site for problem in problems if problem.code == "missing-in-guide" for site in problem.sites]
     if left:
         latents = ", ".join(f"'{site}'" for site in left)
-        raise ValueError(f"{task.model.name} has latents to guide, {latents}. Pass --guide ('pyrolvm models' lists them).")
+        raise ValueError(
+            f"{task.model.name} has latents to guide, {latents}. Pass --guide ('pyrolvm models' lists them)."
+        )
     return "none"
+
+
+def _look(task: Task, guide_name: str) -> Any:
+    """What `pyrolvm.check` says of a pair."""
+    from pyrolvm import check
+    from pyrolvm.programs import as_arguments
+
+    model, guide = build(task, guide_name, 0)
+    return check(model, guide, *as_arguments(task.args, model, guide))
+
+
+def has_evidence_per_datum(task: Task, guide_name: str | None) -> bool:
+    """Whether each row has a log p(x) of its own.
+
+    Args:
+        task: What there is to fit.
+        guide_name: Name of the guide; None for the default.
+
+    Raises:
+        ValueError: If the pair has problems.
+    """
+    report = _look(task, guide_name or default_guide(task))
+    report.raise_if_bad()
+    return not report.structure.is_joint and not report.structure.has_global_terms
 
 
 def _svi_only(method: MethodOptions, options: TrainingOptions) -> str | None:
@@ -125,7 +188,7 @@ def fit_task(task: Task, method: MethodOptions, options: TrainingOptions) -> Fit
     """
     if _uses_em(task, method, options):
         return _by_em(task, method.seed, options)
-    name = _guide_name(task, method.guide)
+    name = method.guide or default_guide(task)
     objective = make_objective(method.objective or "elbo", options.num_particles)
     arguments = fit_options(options, task.training, task.num_data)
     model, guide = build(task, name, method.seed)
@@ -134,26 +197,27 @@ def fit_task(task: Task, method: MethodOptions, options: TrainingOptions) -> Fit
     from pyrolvm import fit
 
     progress = sys.stderr.isatty()
-    result = fit(
-        *(model, guide, task.data),
-        objective=objective,
-        device=options.device,
-        seed=method.seed,
-        progress=progress,
-        **arguments,
-    )
+    with threads_for(task, arguments["batch_size"]):
+        result = fit(
+            *(model, guide, task.data),
+            objective=objective,
+            device=options.device,
+            seed=method.seed,
+            progress=progress,
+            **arguments,
+        )
     label = objective_label(method.objective or "elbo", options.num_particles)
     how = f"guide {name}, objective {label}: {result.num_steps} steps in {result.seconds:.1f} s"
-    return Fitted(result.model, result.guide, name, how + _ending(result), result)
+    return Fitted(result.model, result.guide, name, how + _ending(result), result, objective)
 
 
 def _learns(task: Task, model: Any) -> bool:
-    from pyrolvm import check
-    from pyrolvm.programs import as_arguments, parameters_of
+    """Whether a model without a guide has parameters."""
+    from pyrolvm.programs import parameters_of
 
-    report = check(model, None, *as_arguments(task.args, model))
+    report = _look(task, "none")
     report.raise_if_bad()
-    return report.structure is None or bool(report.structure.model_parameters) or bool(parameters_of(model))
+    return bool(report.structure.model_parameters) or bool(parameters_of(model))
 
 
 def _by_em(task: Task, seed: int, options: TrainingOptions) -> Fitted:

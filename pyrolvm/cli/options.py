@@ -9,12 +9,11 @@ __all__ = ["DataArgument", "DataOptions", "EvidenceOptions", "ModelArgument", "M
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", show_default=False, help="A name from 'pyrolvm models', or path/file.py:function."),
+    typer.Argument(show_default=False, help="A name from 'pyrolvm models', or path/file.py:function."),
 ]
 DataArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[DATA]",
         show_default=False,
         help="A name from 'pyrolvm datasets', or a file: CSV, Parquet, NPY, NPZ, IDX, plain or gzip.",
     ),

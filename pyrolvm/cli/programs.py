@@ -90,7 +90,8 @@ class ProgramFile:
         if anew or self._module is None:
             self._module = self._run()
         found = self._find(name)
-        return found(model) if inspect.isclass(found) else found
+        is_class = inspect.isclass(found)
+        return found(model) if is_class else found
 
     def _run(self) -> ModuleType:
         module = ModuleType(f"pyrolvm_program_{self.file.stem}")

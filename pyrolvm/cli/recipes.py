@@ -75,7 +75,9 @@ def read_recipe(path: Path) -> Recipe | None:
         return None
     try:
         fields = json.loads(text)
-        prepared = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("preparation").items()}
+        prepared: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.pop("preparation").items()
+        }
         return Recipe(**fields, preparation=Preparation(**prepared))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"'{path}' is damaged: what the command line wrote cannot be read ({error!r}).") from None

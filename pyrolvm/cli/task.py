@@ -55,8 +55,14 @@ class Task:
         parts = [self.model.name]
         if self.dataset is not None and self.dataset.name != self.model.dataset:
             parts.append(f"on {self.dataset.name} ({self.dataset.x.shape[0]} x {self.dataset.x.shape[1]})")
-        shown = [f"{name} {_shown(value)}" for name, value in self.settings.items()]
+        used = self.settings if self.file is None else {}
+        shown = [f"{name} {_shown(value)}" for name, value in used.items()]
         return " ".join(parts) + "".join(f", {setting}" for setting in shown)
+
+    @property
+    def typed_settings(self) -> dict[str, Any]:
+        """The settings as they are typed."""
+        return {name: _shown(v) if isinstance(v, tuple) else v for name, v in self.settings.items()}
 
     def make_model(self) -> Any:
         """Build the model, from torch's generator as it stands."""

@@ -15,8 +15,8 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pyrolvm.comparison.pictures import INK
-from pyrolvm.comparison.text import decimals_for, described, number, with_spread
+from pyrolvm.comparison.pictures import COLORS, INK
+from pyrolvm.comparison.text import bounds_of, decimals_for, described, number, with_spread
 from pyrolvm.evidence import pareto_threshold
 
 if TYPE_CHECKING:
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["write_page"]
 
-_SIGNS = {"exact": "✓", "yes": "✓", "mostly": "≈", "nearly": "≈", "no": "✗", "unknown": "?", "failed": "✗"}
-_CLASSES = {"exact": "good", "yes": "good", "mostly": "fair", "nearly": "fair", "unknown": "fair"}
+_LOOKS = {  # a verdict's sign and color class
+    "exact": ("✓", "good"),
+    "yes": ("✓", "good"),
+    "weighted": ("≈", "fair"),
+    "mostly": ("≈", "fair"),
+    "nearly": ("≈", "fair"),
+    "unknown": ("?", "fair"),
+    "no": ("✗", "poor"),
+    "failed": ("✗", "poor"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ def write_page(
     """
     target = Path(path)
     if target.is_dir():
-        raise ValueError(f"'path' must be a file; '{target}' is a folder. Pass for instance '{target / 'report.html'}'.")
+        raise ValueError(f"'path' must be a file; '{target}' is a folder. Pass '{target / 'report.html'}', say.")
     if not target.parent.is_dir():
         raise ValueError(f"the folder of 'path' must exist; '{target.parent}' does not. Make it first.")
     if not sections:
@@ -108,13 +116,13 @@ def _section(i: int, heading: str, description: str, comparison: "Comparison") -
         "settings": settings,
         "described": described(settings),
         "threshold": f"{pareto_threshold(settings.num_particles):.2f}",
-        "summary": _summary_table(summary, settings, several),
+        "summary": _summary_table(summary, comparison, several),
         "runs": _runs_table(comparison),
         "verdicts": [
             {
                 "who": f"{v.guide}, {v.objective}" if several else v.guide,
-                "sign": _SIGNS[v.word],
-                "kind": _CLASSES.get(v.word, "poor"),
+                "sign": _LOOKS[v.word][0],
+                "kind": _LOOKS[v.word][1],
                 "word": v.word,
                 "text": v.text,
             }
@@ -125,12 +133,15 @@ def _section(i: int, heading: str, description: str, comparison: "Comparison") -
 
 
 def _pictures(i: int, comparison: "Comparison") -> list[dict[str, Any]]:
-    per_datum = any(e is not None and e.log_evidence.dim() for e in comparison.evidence)
-    spread = " A line goes from the 5th to the 95th percentile of the data, with their median; the dot is the worst."
+    khat = "One mark for each seed."
+    if comparison.num_data > 1:
+        khat += " A line goes from the 5th to the 95th percentile of the data, with their median; the dot is the worst."
+    bounds = "One row of marks for each seed; an arrow is farther left."
+    losses = "One line for each seed; the first tenth may be cut off."
     drawn = [
-        ("evidence", comparison.plot_evidence(), "Bounds and log p(x)", "One row of marks for each seed."),
-        ("khat", comparison.plot_khat(), "Tail of the weights", "One mark for each seed." + spread * per_datum),
-        ("losses", comparison.plot_losses(), "Fitting", "One line for each seed; the first tenth may be cut off."),
+        ("evidence", comparison.plot_evidence(), "Bounds and log p(x)", bounds),
+        ("khat", comparison.plot_khat(), "Tail of the weights", khat),
+        ("losses", comparison.plot_losses(), "Fitting", losses),
     ]
     return [
         {"svg": _inline(figure, f"s{i}-{name}-"), "title": title, "caption": caption}
@@ -151,20 +162,28 @@ def _inline(figure: Figure, prefix: str) -> Markup:
     svg = re.sub(r'id="', f'id="{prefix}', svg)
     svg = re.sub(r"url\(#", f"url(#{prefix}", svg)
     svg = re.sub(r'href="#', f'href="#{prefix}', svg)
-    return Markup(svg.replace(INK, "currentColor"))  # noqa: S704 - drawn here; its text was escaped by matplotlib
+    svg = svg.replace(INK, "currentColor")
+    for i, color in enumerate(COLORS):
+        svg = svg.replace(color, f"var(--pair-{i})")
+    return Markup(svg)  # noqa: S704 - drawn here; its text was escaped by matplotlib
 
 
-def _summary_table(summary: Any, settings: Any, several: bool) -> _Table:
+def _summary_table(summary: Any, comparison: "Comparison", several: bool) -> _Table:
+    settings, num_data = comparison.settings, comparison.num_data
     columns = [("guide", list(summary["guide"]))]
     if several:
         columns.append(("objective", list(summary["objective"])))
-    bounds = (("ELBO", "elbo"), (f"IWELBO({settings.iwelbo_particles})", "iwelbo"), ("log p(x)", "log_evidence"))
-    columns += [(title, with_spread(summary[name], summary[f"{name}_sd"])) for title, name in bounds]
+    decimals = decimals_for(list(summary["log_evidence"]))
+    for title, name in bounds_of(settings):
+        columns.append((title, with_spread(summary[name], summary[f"{name}_sd"], decimals)))
+    if num_data > 1:
+        columns.append(("a datum", [number(v / num_data, 2) for v in summary["log_evidence"]]))
     columns.append(("std. error", [number(v, 3) for v in summary["standard_error"]]))
     if settings.reference is not None:
         columns.append(("error", [number(v, 3) for v in summary["error"]]))
     columns.append(("k-hat", [number(v, 2) for v in summary["khat"]]))
-    columns.append(("doubtful", [_percent(v) for v in summary["doubtful"]]))
+    if num_data > 1:
+        columns.append(("doubtful", [_percent(v) for v in summary["doubtful"]]))
     columns.append(("ESS", [number(v, 0) for v in summary["ess"]]))
     columns.append(("seconds", [number(v, 1) for v in summary["seconds"]]))
     return _as_table(columns)
@@ -173,15 +192,15 @@ def _summary_table(summary: Any, settings: Any, several: bool) -> _Table:
 def _runs_table(comparison: "Comparison") -> _Table:
     table, settings = comparison.table, comparison.settings
     columns = [(name, [str(value) for value in table[name]]) for name in ("guide", "objective", "seed")]
-    bounds = (("ELBO", "elbo"), (f"IWELBO({settings.iwelbo_particles})", "iwelbo"), ("log p(x)", "log_evidence"))
-    for title, name in bounds:
-        decimals = decimals_for(list(table[name]))
+    decimals = decimals_for(list(table["log_evidence"]))
+    for title, name in bounds_of(settings):
         columns.append((title, [number(v, decimals) for v in table[name]]))
     columns.append(("std. error", [number(v, 3) for v in table["standard_error"]]))
     if settings.reference is not None:
         columns.append(("error", [number(v, 3) for v in table["error"]]))
     columns.append(("k-hat", [number(v, 2) for v in table["khat"]]))
-    columns.append(("doubtful", [_percent(v) for v in table["doubtful"]]))
+    if comparison.num_data > 1:
+        columns.append(("doubtful", [_percent(v) for v in table["doubtful"]]))
     columns.append(("ESS", [number(v, 0) for v in table["ess"]]))
     columns.append(("steps", [str(v) for v in table["num_steps"]]))
     known = {True: "yes", False: "no"}

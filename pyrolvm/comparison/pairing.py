@@ -40,18 +40,15 @@ def paired(
         a, b = ours[seed], theirs[seed]
         noise = a.standard_error.square() + b.standard_error.square()
         differences[seed] = (a.log_evidence - b.log_evidence).cpu().double(), noise.cpu().double()
-    rows = {seed: _row([difference]) for seed, difference in differences.items()}
-    everything = {"all": _row(list(differences.values()))}
-    return pd.DataFrame.from_dict({**rows, **everything}, orient="index").rename_axis("seed")
+    rows = [_row([difference]) for difference in differences.values()] + [_row(list(differences.values()))]
+    return pd.DataFrame(rows, index=pd.Index([*differences, "all"], name="seed"))
 
 
-def _by_seed(
-    table: pd.DataFrame, evidence: tuple[Evidence | None, ...], names: tuple[str, str]
-) -> dict[int, Evidence]:
+def _by_seed(table: pd.DataFrame, evidence: tuple[Evidence | None, ...], names: tuple[str, str]) -> dict[int, Evidence]:
     found = {(guide, objective): rows for guide, objective, rows in groups(table)}
-    if tuple(names) not in found:
+    rows = found.get((names[0], names[-1])) if len(names) == 2 else None
+    if rows is None:
         raise ValueError(f"there is no pair {names!r} of guide and objective; there are {', '.join(map(str, found))}.")
-    rows = found[tuple(names)]
     return {int(table["seed"][i]): known for i in rows.index if (known := evidence[i]) is not None}
 
 

@@ -9,10 +9,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrolvm.programs import BoundProgram, Program, module_of, parameter_scope, parameters_of, unbind
+from pyrolvm.programs import BoundProgram, Program, apart, module_of, parameter_scope, parameters_of, unbind
 from pyrolvm.seeding import seeded
 
-__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen", "stored"]
+__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen", "sparing", "stored"]
 
 MakeModel = Callable[[], Program]
 MakeGuide = Callable[[Any], Program | None]
@@ -111,7 +111,7 @@ def stored(*programs: Program | None, args: tuple[Any, ...]) -> dict[str, Tensor
         *programs: Pyro programs.
         args: Their arguments.
     """
-    with seeded(0), parameter_scope(*programs), torch.no_grad():
+    with seeded(0), parameter_scope(*programs), apart(), torch.no_grad():
         for program in programs:
             plain, _ = unbind(program)
             if plain is not None:
@@ -131,25 +131,49 @@ def _without_gradient(model: BoundProgram) -> BoundProgram:
 
 
 @contextmanager
-def frozen(model: Program, is_frozen: bool) -> Iterator[None]:
-    """Keep a module as it is inside the block: no gradient, and no running averages.
+def frozen(model: Program) -> Iterator[set[int]]:
+    """Keep a module as it is inside the block: no gradient where Pyro allows it, and no running averages.
+
+    Pyro asks for the gradient of every parameter that a PyroModule meets in its store, frozen or not, so these must be
+    kept from the optimizer as well: see :func:`sparing`.
 
     Args:
         model: A Pyro program; anything but a module is left alone.
-        is_frozen: False changes nothing.
+
+    Yields:
+        Identities of the parameters to keep.
     """
-    module = module_of(model) if is_frozen else None
-    modules = [] if module is None else list(module.modules())
-    parameters = [p for p in parameters_of(model) if p.requires_grad] if is_frozen else []
-    training = [module for module in modules if module.training]
+    module = module_of(model)
+    training = [] if module is None else [part for part in module.modules() if part.training]
+    wanted = {parameter: parameter.requires_grad for parameter in parameters_of(model)}
     try:
-        for parameter in parameters:
+        for parameter in wanted:
             parameter.requires_grad_(False)
-        for module in training:
-            module.training = False
-        yield
+        for part in training:
+            part.training = False
+        yield {id(parameter) for parameter in wanted}
     finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        for module in training:
-            module.training = True
+        for parameter, gradient in wanted.items():
+            parameter.requires_grad_(gradient)
+            parameter.grad = None
+        for part in training:
+            part.training = True
+
+
+def sparing(kept: set[int], optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer that leaves some parameters alone.
+
+    Args:
+        kept: Identities of the parameters to leave alone.
+        optimizer: Called as ``optimizer(parameters, lr=...)``; what cannot be is left to :func:`pyrolvm.fit` to refuse.
+    """
+    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
+        return optimizer
+
+    def build(parameters: list[Tensor], **options: Any) -> torch.optim.Optimizer:
+        others = [parameter for parameter in parameters if id(parameter) not in kept]
+        if not others:
+            raise ValueError("there is nothing to fit: the model is frozen, and the guide has no parameter.")
+        return optimizer(others, **options)
+
+    return build

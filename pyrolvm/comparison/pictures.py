@@ -12,18 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pyrolvm.comparison.summary import groups
+from pyrolvm.comparison.text import shortened
 from pyrolvm.evidence import pareto_threshold
 
 if TYPE_CHECKING:
     from pyrolvm.comparison.result import Comparison
 
-__all__ = ["INK", "evidence_figure", "khat_figure", "losses_figure"]
+__all__ = ["COLORS", "INK", "evidence_figure", "khat_figure", "losses_figure"]
 
 # Text, ticks and frames have this color and no other; the page replaces it by the color of its text.
 INK = "#24292e"
 
-# Okabe and Ito's colors that show on white and on near-black; markers and dashes tell lines apart as well.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9")
+# Okabe and Ito's colors, for white; the page has lighter ones for the dark. Dashes and places tell pairs apart as well.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
 _NUM_STRETCHES = 150
 _KHAT_RANGE = (-0.5, 1.5)
@@ -59,7 +60,15 @@ def _labels(comparison: "Comparison") -> list[str]:
     """A name for each pair: the guide's, and the objective's where there are several."""
     pairs = [(guide, objective) for guide, objective, _ in groups(comparison.table)]
     several = len({objective for _, objective in pairs}) > 1
-    return [f"{guide}, {objective}" if several else guide for guide, objective in pairs]
+    return [
+        f"{shortened(guide)}, {shortened(objective)}" if several else shortened(guide) for guide, objective in pairs
+    ]
+
+
+def _figure(comparison: "Comparison") -> tuple[Figure, Any]:
+    """A figure of one size for all pictures of a comparison, narrow enough for a telephone."""
+    figure = Figure(figsize=(4.3, max(3.2, 1.5 + 0.65 * len(_labels(comparison)))), layout="constrained")
+    return figure, figure.subplots()
 
 
 def losses_figure(comparison: "Comparison") -> Figure:
@@ -69,11 +78,10 @@ def losses_figure(comparison: "Comparison") -> Figure:
         comparison: Any comparison.
     """
     with _styled():
-        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
-        axes = figure.subplots()
+        figure, axes = _figure(comparison)
         labels, late = _labels(comparison), []
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
-            look: dict[str, Any] = {"color": _COLORS[i % len(_COLORS)], "linestyle": _DASHES[i % len(_DASHES)]}
+            look: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "linestyle": _DASHES[i % len(_DASHES)]}
             label: str | None = labels[i]
             for row in rows.index:
                 fit = comparison.fits[row]
@@ -87,7 +95,7 @@ def losses_figure(comparison: "Comparison") -> Figure:
         axes.set_xlabel("step")
         axes.set_ylabel("minus the objective, nats")
         if late:
-            figure.legend(loc="outside upper left", ncols=2)
+            figure.legend(loc="outside upper left", ncols=2 if max(map(len, labels)) < 16 else 1)
         return figure
 
 
@@ -116,25 +124,41 @@ def evidence_figure(comparison: "Comparison") -> Figure:
     """
     with _styled():
         figure, axes = _rows_of_pairs(comparison)
+        lowest = _lowest(comparison)
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
-            color = _COLORS[i % len(_COLORS)]
+            color = COLORS[i % len(COLORS)]
             for offset, (_, row) in zip(_offsets(len(rows)), rows.iterrows(), strict=True):
-                y = i + offset
-                axes.plot(row["elbo"], y, "|", color=color, ms=9, mew=1.8)
-                axes.plot(row["iwelbo"], y, "D", color=color, ms=4.5, mfc="none")
-                error = 2 * row["standard_error"]
-                axes.errorbar(row["log_evidence"], y, xerr=error, fmt="o", color=color, ms=5, capsize=2.5, lw=1.2)
+                _evidence_of(axes, row, i + offset, lowest, color)
         handles = [
             Line2D([], [], color=INK, ls="", marker="|", ms=9, mew=1.8, label="ELBO"),
-            Line2D([], [], color=INK, ls="", marker="D", ms=4.5, mfc="none", label="importance-weighted bound"),
-            Line2D([], [], color=INK, ls="-", lw=1.2, marker="o", ms=5, label="log p(x) ± 2 standard errors"),
+            Line2D([], [], color=INK, ls="", marker="D", ms=4.5, mfc="none", label="IWELBO"),
+            Line2D([], [], color=INK, ls="-", lw=1.2, marker="o", ms=5, label="log p(x) ± 2 std. errors"),
         ]
         reference = comparison.settings.reference
         if reference is not None:
             handles.append(axes.axvline(reference, color=INK, ls="--", lw=1, label="reference"))
         axes.set_xlabel("nats")
-        figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.2, handletextpad=0.5)
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, columnspacing=1.0, handletextpad=0.4)
         return figure
+
+
+def _lowest(comparison: "Comparison") -> float:
+    """Left end of the picture: a bound far below the others would squeeze all the rest into a line."""
+    table = comparison.table[comparison.table["problem"] == ""]
+    if table.empty:
+        return -math.inf
+    gaps = table["log_evidence"].max() - table[["elbo", "iwelbo", "log_evidence"]].to_numpy().ravel()
+    return float(table["log_evidence"].max() - max(6 * np.median(gaps), gaps.reshape(-1, 3)[:, 2].max()) - 1e-9)
+
+
+def _evidence_of(axes: Any, row: Any, y: float, lowest: float, color: str) -> None:
+    """The three marks of a run; an arrow for a bound that lies beyond the picture."""
+    for value, marker, look in ((row["elbo"], "|", {"ms": 9, "mew": 1.8}), (row["iwelbo"], "D", {"ms": 4.5})):
+        if value < lowest:
+            marker, look = "<", {"ms": 4.5}
+        axes.plot(max(value, lowest), y, marker, color=color, mfc="none", **look)
+    error = 2 * row["standard_error"]
+    axes.errorbar(row["log_evidence"], y, xerr=error, fmt="o", color=color, ms=5, capsize=2.5, lw=1.2)
 
 
 def khat_figure(comparison: "Comparison") -> Figure:
@@ -146,7 +170,7 @@ def khat_figure(comparison: "Comparison") -> Figure:
     with _styled():
         figure, axes = _rows_of_pairs(comparison)
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
-            color = _COLORS[i % len(_COLORS)]
+            color = COLORS[i % len(COLORS)]
             for offset, index in zip(_offsets(len(rows)), rows.index, strict=True):
                 evidence = comparison.evidence[index]
                 if evidence is not None and evidence.khat is not None:
@@ -177,20 +201,21 @@ def _khat_of(axes: Any, khat: np.ndarray, y: float, color: str) -> None:
 
 
 def _rows_of_pairs(comparison: "Comparison") -> tuple[Figure, Any]:
-    """A figure with one horizontal band for each pair, the first on top."""
+    """A figure with one horizontal band for each pair, the first on top, its name above its marks."""
     labels = _labels(comparison)
-    figure = Figure(figsize=(5.4, 1.7 + 0.55 * len(labels)), layout="constrained")
-    axes = figure.subplots()
-    axes.set_yticks(range(len(labels)), [label if len(label) <= 28 else label[:27] + "…" for label in labels])
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    for i in range(len(labels) - 1):
-        axes.axhline(i + 0.5, color=INK, lw=0.4, alpha=0.3)
-    axes.locator_params(axis="x", nbins=6)
+    figure, axes = _figure(comparison)
+    axes.set_yticks([])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    for i, label in enumerate(labels):
+        axes.text(0.0, i - 0.5, label, transform=axes.get_yaxis_transform(), va="top", fontsize=9)
+        if i:
+            axes.axhline(i - 0.55, color=INK, lw=0.4, alpha=0.3)
+    axes.locator_params(axis="x", nbins=5)
     axes.ticklabel_format(axis="x", useOffset=False)
     return figure, axes
 
 
 def _offsets(count: int) -> np.ndarray:
     """Heights of a pair's runs within its band."""
-    return np.linspace(-0.25, 0.25, count) if count > 1 else np.zeros(1)
+    return np.linspace(-0.12, 0.32, count) if count > 1 else np.full(1, 0.1)

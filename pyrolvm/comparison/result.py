@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from pyrolvm.comparison.summary import Verdict, groups, summarized, verdict
@@ -91,15 +90,28 @@ class Comparison:
         known = [e for i in rows.index if (e := self.evidence[i]) is not None]
         num_data = known[0].log_evidence.numel() if known else 1
         num_particles = known[0].num_particles if known else None
-        return verdict(guide, objective, rows, num_data, num_particles or 1)
+        return verdict(
+            guide,
+            objective,
+            rows,
+            num_data,
+            num_particles or 1,
+            by_reference=not self.settings.model_learns,
+        )
+
+    @property
+    def num_data(self) -> int:
+        """Number of data that have an evidence of their own; 1 where the data set has one only."""
+        return max((e.log_evidence.numel() for e in self.evidence if e is not None), default=1)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful, in words: guides with a high k-hat, and runs that failed."""
+        """What is doubtful, in words: guides whose evidence is not to be trusted, and runs that failed."""
         found = []
-        poor = [f"'{v.guide}' ({v.objective})" for v in self.verdicts if v.word in ("mostly", "nearly", "no", "unknown")]
+        doubtful = ("mostly", "nearly", "no", "unknown")
+        poor = [f"'{v.guide}' ({v.objective})" for v in self.verdicts if v.word in doubtful]
         if poor:
-            found.append(f"k-hat is above its threshold, or not known, for {', '.join(poor)}: see comparison.verdicts.")
+            found.append(f"the evidence is doubtful for {', '.join(poor)}: see comparison.verdicts.")
         bad = self.table[self.table["problem"] != ""]
         if len(bad):
             found.append(f"{len(bad)} of {len(self.table)} runs failed, the first with: {bad['problem'].iloc[0]}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
-from pyrolvm.comparison.pairs import Pairs, frozen
+from pyrolvm.comparison.pairs import Pairs, frozen, sparing
 from pyrolvm.evidence import Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
 from pyrolvm.programs import Program, Structure, as_arguments, check, chunks, count_rows
@@ -96,7 +96,7 @@ class Plan:
     reference: float | None
 
     def screen(self) -> Screened:
-        """Look at each pair, and take one step with a copy of it, so that what is wrong shows before anything is fitted.
+        """Look at each pair, and take one step with a copy of it: what is wrong shows before anything is fitted.
 
         Raises:
             TypeError: If a pair, the data or an option is of a kind that does not work.
@@ -104,7 +104,7 @@ class Plan:
         """
         learns, num_rows = False, None
         for guide in self.pairs.guides:
-            with _naming(f"guide '{guide}'"):
+            with _naming(f"guide '{guide}'"), _recorded():  # what is warned of here is warned of in the runs
                 model, built = self.pairs.build(guide, 0)
                 args = arguments_of(self.test, model, built)
                 _check_data(model, args)
@@ -142,17 +142,17 @@ class Plan:
 
     def _fit(self, guide: str, objective: str, seed: int, options: dict[str, Any]) -> FitResult:
         model, built = self.pairs.build(guide, seed)
-        with frozen(model, self.pairs.freeze_model):
-            return fit(
-                model,
-                built,
-                self.data,
-                objective=self.objectives[objective],
-                data_plate=self.data_plate,
-                seed=seed,
-                progress=False,
-                **options,
-            )
+        options = options | {
+            "objective": self.objectives[objective],
+            "data_plate": self.data_plate,
+            "seed": seed,
+            "progress": False,
+        }
+        if not self.pairs.freeze_model:
+            return fit(model, built, self.data, **options)
+        with frozen(model) as kept:
+            optimizer = sparing(kept, options.pop("optimizer", torch.optim.Adam))
+            return fit(model, built, self.data, optimizer=optimizer, **options)
 
     def run(self, guide: str, objective: str, seed: int) -> Run:
         """Fit and evaluate one pair. A run that fails gives a row that says why.

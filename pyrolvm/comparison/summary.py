@@ -13,7 +13,16 @@ __all__ = ["Verdict", "groups", "summarized", "verdict"]
 # Above this share of data with a high k-hat, a guide is not trusted at all.
 _FEW = 0.1
 
-Word = Literal["exact", "yes", "mostly", "nearly", "no", "unknown", "failed"]
+# Above this KL in nats (total variation is at most sqrt(KL / 2), here 0.5) draws are not to be used without weights.
+_FAR = 0.5
+
+# Above this k-hat no practical number of particles helps.
+_TOO_HIGH = 0.7
+
+# A reference is rarely given to more digits, in nats.
+_ROUNDING = 0.01
+
+Word = Literal["exact", "yes", "weighted", "mostly", "nearly", "no", "unknown", "failed"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class Verdict:
     Attributes:
         guide: Name of the guide.
         objective: Name of the objective.
-        word: "exact", "yes", "mostly", "nearly", "no", "unknown" or "failed".
+        word: "exact", "yes", "weighted" (draws need their weights), "mostly" (for most data), "nearly" (with more
+            particles), "no", "unknown" or "failed".
         text: The reason, in a sentence or two.
     """
 
@@ -70,9 +80,15 @@ def summarized(table: pd.DataFrame, verdicts: list[Verdict]) -> pd.DataFrame:
 
 
 def verdict(
-    guide: str, objective: str, rows: pd.DataFrame, num_data: int, num_particles: int
+    guide: str,
+    objective: str,
+    rows: pd.DataFrame,
+    num_data: int,
+    num_particles: int,
+    *,
+    by_reference: bool = False,
 ) -> Verdict:
-    """Judge a guide by its worst seed.
+    """Judge a guide by its worst seed; where the ELBO is NaN, by the tail of its weights alone.
 
     Args:
         guide: Name of the guide.
@@ -80,13 +96,18 @@ def verdict(
         rows: Its rows.
         num_data: Number of data with weights of their own; 1 where weights are joint.
         num_particles: Weights behind each k-hat.
+        by_reference: Whether an evidence far from the reference speaks against the guide.
     """
     good = rows[rows["problem"] == ""]
     if good.empty:
         return Verdict(guide, objective, "failed", f"No run gave a result: {rows['problem'].iloc[0]}")
     word, reason = _judged(good, num_data, num_particles)
-    text = " ".join(filter(None, [reason, _divergence(good, word, num_data), *_remarks(rows, good)]))
-    return Verdict(guide, objective, word, text)
+    remarks = _remarks(rows, good)
+    off = int((good["error"].abs() > 3 * good["standard_error"] + _ROUNDING).sum()) if by_reference else 0
+    if off:
+        word = "no"
+        remarks.insert(0, f"log p(x) is over three standard errors from the reference in {off} of {len(good)} runs.")
+    return Verdict(guide, objective, word, " ".join([reason, *remarks]))
 
 
 def _judged(rows: pd.DataFrame, num_data: int, num_particles: int) -> tuple[Word, str]:
@@ -95,29 +116,32 @@ def _judged(rows: pd.DataFrame, num_data: int, num_particles: int) -> tuple[Word
     if rows["khat"].isna().any() or rows["doubtful"].isna().any():
         return "unknown", "k-hat cannot be computed: there are too few particles, or too many equal weights."
     threshold, khat, doubtful = pareto_threshold(num_particles), rows["khat"].max(), rows["doubtful"].max()
+    distance = float((rows["log_evidence"] - rows["elbo"]).mean()) / num_data  # NaN without an ELBO
+    if khat == -math.inf:
+        return "yes", "All weights are equal: the guide is the posterior."
     if doubtful == 0:
-        if khat == -math.inf:
-            return "yes", "All weights are equal: the guide is the posterior."
-        return "yes", f"k-hat is at most {khat:.2f}, below {threshold:.2f}: importance weights correct what is left."
+        reason = f"k-hat is at most {khat:.2f}, below {threshold:.2f}: no sign of a heavy tail."
+        if distance > _FAR:
+            said = _said(distance, num_data, "is about").removesuffix(".")
+            return "weighted", f"{reason} But {said.lstrip()}: use draws with their weights only."
+        return "yes", reason + _said(distance, num_data, "is about")
+    tail = _said(distance, num_data, "is at least about")
     if num_data > 1:
         number = f"{round(doubtful * num_data)} of {num_data} data"
-        reason = f"k-hat is above {threshold:.2f} for {number} (worst {khat:.2f}), where the evidence is likely too low."
-        return ("mostly" if doubtful <= _FEW else "no"), reason
-    if khat < 0.7:
-        return "nearly", f"k-hat is {khat:.2f}, above {threshold:.2f}: more particles would make the evidence reliable."
-    return "no", (
-        f"k-hat is {khat:.2f}, above {threshold:.2f}: the guide's tails are too light, its spread too small, and the "
-        "evidence is likely too low."
-    )
+        reason = f"k-hat is above {threshold:.2f} for {number} (worst {khat:.2f}): evidence likely too low there."
+        return ("mostly" if doubtful <= _FEW else "no"), reason + tail
+    if khat < _TOO_HIGH:
+        remedy = "more particles would make the evidence reliable."
+        return "nearly", f"k-hat is up to {khat:.2f}, above {threshold:.2f}: {remedy}{tail}"
+    reason = "the guide's tails are too light, its spread too small, and the evidence is likely too low."
+    return "no", f"k-hat is up to {khat:.2f}, above {threshold:.2f}: {reason}{tail}"
 
 
-def _divergence(rows: pd.DataFrame, word: Word, num_data: int) -> str:
-    if word == "exact":
+def _said(distance: float, num_data: int, relation: str) -> str:
+    """The gap between evidence and ELBO in words; nothing where it is not known."""
+    if math.isnan(distance):
         return ""
-    gap = float((rows["log_evidence"] - rows["elbo"]).mean()) / num_data
-    each = " a datum" if num_data > 1 else ""
-    relation = "is about" if word == "yes" else "is at least about"
-    return f"KL from guide to posterior {relation} {max(gap, 0.0):.2g} nats{each}."
+    return f" KL from guide to posterior {relation} {max(distance, 0.0):.2g} nats{' a datum' if num_data > 1 else ''}."
 
 
 def _remarks(rows: pd.DataFrame, good: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -11,12 +12,38 @@ from pyrolvm.comparison.summary import Verdict
 if TYPE_CHECKING:
     from pyrolvm.comparison.result import Settings
 
-__all__ = ["as_text", "decimals_for", "described", "number", "with_spread"]
+__all__ = ["as_text", "bounds_of", "decimals_for", "described", "number", "shortened", "with_spread"]
 
 _WIDTH = 100
-_LONGEST_NAME = 24
 
 Column = tuple[str, list[str]]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the table shows: less where names are long and numbers large.
+
+    Attributes:
+        spread: Bounds with their spread over seeds.
+        trust: Whether to show the verdict's word, which is below the table as well.
+        seconds: Whether to show the time.
+        name: Length of the longest name.
+    """
+
+    spread: tuple[str, ...] = ("log_evidence",)
+    trust: bool = False
+    seconds: bool = True
+    name: int = 24
+
+
+_FORMS = (
+    _Form(("elbo", "iwelbo", "log_evidence"), trust=True),
+    _Form(trust=True),
+    _Form(),
+    _Form(name=16),
+    _Form(spread=(), name=12),
+    _Form(spread=(), seconds=False, name=8),
+)
 
 
 def as_text(summary: pd.DataFrame, verdicts: list[Verdict], settings: "Settings") -> str:
@@ -47,37 +74,37 @@ def described(settings: "Settings") -> str:
     rows = f" ({settings.num_rows} rows)" if settings.num_rows is not None else ""
     text = f"{seeds}{spread}. Evaluated{where}{rows} with {settings.num_particles} particles."
     if settings.reference is not None:
-        text += f" Reference log p(x): {settings.reference:.{decimals_for([settings.reference]) + 1}f}."
+        text += f" Reference log p(x): {settings.reference:.8g}."
     return text[0].upper() + text[1:]
 
 
 def _table(summary: pd.DataFrame, settings: "Settings") -> list[str]:
     """Lines of the widest form that fits."""
-    forms = [(True, True), (False, True), (False, False)]
-    for spread, trust in forms:
-        lines = _laid_out(_columns(summary, settings, spread, trust))
-        if len(lines[0]) <= _WIDTH:
+    for form in _FORMS:
+        lines = _laid_out(_columns(summary, settings, form))
+        if len(lines[1]) <= _WIDTH:
             break
     return lines
 
 
-def _columns(summary: pd.DataFrame, settings: "Settings", spread: bool, trust: bool) -> list[Column]:
-    """Columns as text; the spread of bounds and the verdict's word can be left out."""
+def _columns(summary: pd.DataFrame, settings: "Settings", form: _Form) -> list[Column]:
+    """Columns as text."""
     columns: list[Column] = []
     for name in ("guide", "objective"):
         if name == "guide" or summary[name].nunique() > 1:
-            columns.append((name, [_shortened(value) for value in summary[name]]))
-    bounds = (("ELBO", "elbo"), (f"IWELBO({settings.iwelbo_particles})", "iwelbo"), ("log p(x)", "log_evidence"))
-    for title, name in bounds:
-        has_spread = spread or name == "log_evidence"
-        columns.append((title, with_spread(summary[name], summary[f"{name}_sd"] if has_spread else None)))
+            columns.append((name, [shortened(value, form.name) for value in summary[name]]))
+    decimals = decimals_for(list(summary["log_evidence"]))
+    for title, name in bounds_of(settings):
+        spread = summary[f"{name}_sd"] if name in form.spread else None
+        columns.append((title, with_spread(summary[name], spread, decimals)))
     columns.append(("std.err.", [number(v, 3) for v in summary["standard_error"]]))
     if settings.reference is not None:
         columns.append(("error", [number(v, 3) for v in summary["error"]]))
     columns.append(("k-hat", [number(v, 2) for v in summary["khat"]]))
     columns.append(("ESS", [number(v, 0) for v in summary["ess"]]))
-    columns.append(("sec.", [number(v, 1) for v in summary["seconds"]]))
-    return [*columns, ("trust", list(summary["trust"]))] if trust else columns
+    if form.seconds:
+        columns.append(("sec.", [number(v, 1) for v in summary["seconds"]]))
+    return [*columns, ("trust", list(summary["trust"]))] if form.trust else columns
 
 
 def _laid_out(columns: list[Column]) -> list[str]:
@@ -90,17 +117,26 @@ def _laid_out(columns: list[Column]) -> list[str]:
 
     titles, rule = line([title for title, _ in columns]), line(["─" * width for width in widths])
     body = zip(*(values for _, values in columns), strict=True)
-    return [titles, rule, *(line(list(cells)).rstrip() for cells in body)]
+    return [titles.rstrip(), rule, *(line(list(cells)).rstrip() for cells in body)]
 
 
-def with_spread(means: "pd.Series[float]", spreads: "pd.Series[float] | None") -> list[str]:
-    """Numbers with a common number of decimals, and with ± where a spread is known.
+def bounds_of(settings: "Settings") -> list[tuple[str, str]]:
+    """The columns that are bounds: title and name.
+
+    Args:
+        settings: How a comparison was made.
+    """
+    return [("ELBO", "elbo"), (f"IWELBO({settings.iwelbo_particles})", "iwelbo"), ("log p(x)", "log_evidence")]
+
+
+def with_spread(means: "pd.Series[float]", spreads: "pd.Series[float] | None", decimals: int) -> list[str]:
+    """Numbers, with ± where a spread is known.
 
     Args:
         means: Numbers.
         spreads: Their standard deviations, or None.
+        decimals: Decimals to show.
     """
-    decimals = decimals_for(list(means))
     cells = [number(mean, decimals) for mean in means]
     if spreads is None or spreads.isna().all():
         return cells
@@ -136,8 +172,14 @@ def _label(row: Verdict, verdicts: list[Verdict]) -> str:
     return row.guide if len({v.objective for v in verdicts}) == 1 else f"{row.guide}, {row.objective}"
 
 
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+def shortened(name: str, longest: int = 24) -> str:
+    """A name with its end left out where it is long.
+
+    Args:
+        name: Any name.
+        longest: Number of characters.
+    """
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _wrapped(text: str) -> list[str]:

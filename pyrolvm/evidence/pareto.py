@@ -37,7 +37,8 @@ def pareto_khat(log_weights: Float[Tensor, "num_particles *rows"]) -> Float[Tens
 
     Returns:
         k-hat, shape (...). NaN with fewer than 25 particles, whose tail is too short, or where ties leave no tail to
-        fit; -inf where all weights in the tail are equal; +inf where a weight is not finite and positive infinity.
+        fit; -inf where all weights in the tail are equal up to rounding; +inf where a weight is not finite and positive
+        infinity.
 
     References:
         Zhang and Stephens (2009), A new and efficient estimation method for the generalized Pareto distribution.
@@ -57,7 +58,8 @@ def pareto_khat(log_weights: Float[Tensor, "num_particles *rows"]) -> Float[Tens
     largest = flat.topk(tail + 1, dim=1).values.flip(1)  # ascending, the cutoff first
     excess = largest[:, 1:].exp() - largest[:, :1].exp()
     khat = _fit(excess)
-    khat = torch.where(largest[:, -1] - largest[:, 1] < torch.finfo(torch.float64).tiny, -math.inf, khat)
+    rounding = 128 * torch.finfo(log_weights.dtype).eps * (1 + log_weights.detach().amax(0).abs().reshape(-1))
+    khat = torch.where(largest[:, -1] - largest[:, 1] < rounding, -math.inf, khat)
     return khat.to(log_weights.dtype).reshape(rows)
 
 

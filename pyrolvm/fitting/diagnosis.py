@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from pyrolvm.fitting.batches import Batch
     from pyrolvm.fitting.loop import Loop
 
-__all__ = ["Snapshot", "refuse_bad_step"]
+__all__ = ["Snapshot", "explain", "refuse_bad_step"]
+
+_REMEDY = "Try a smaller learning_rate, or check the priors and the data's scale."
 
 
 class Snapshot:
@@ -57,19 +59,36 @@ def refuse_bad_step(loop: "Loop", before: Snapshot, batches: "list[Batch]") -> N
     before.restore(loop)
     for batch in batches:
         good = Snapshot(loop)
-        loss = loop.step(batch)
+        try:
+            loss = loop.step(batch)
+        except ValueError as error:
+            good.restore(loop)
+            explain(loop, batch, error)
+            raise
         parameter = _bad_parameter(loop)
         if bool(torch.isfinite(loss)) and parameter is None:
             continue
-        cause = parameter
         if not bool(torch.isfinite(loss)):
             good.restore(loop)
-            cause = _bad_site(loop, batch)
-        raise ValueError(
-            f"at step {good.step} the loss is {loss.item():.4g}: {cause}. Try a smaller learning_rate, or check the "
-            "priors and the data's scale."
-        )
+            parameter = _bad_site(loop, batch) or "no single site explains it"
+        raise ValueError(f"at step {good.step} the loss is {loss.item():.4g}: {parameter}. {_REMEDY}")
     raise ValueError("the loss became NaN or infinite, and did not when the steps were taken again.")
+
+
+def explain(loop: "Loop", batch: "Batch", error: ValueError) -> None:
+    """Name the site behind an error that one of Pyro's checks raised in a step.
+
+    Args:
+        loop: The loop, before the step.
+        batch: The step's rows.
+        error: What was raised.
+
+    Raises:
+        ValueError: If a site is not finite; any other error is left to the caller.
+    """
+    site = _bad_site(loop, batch)
+    if site is not None and site != str(error).strip().splitlines()[0]:
+        raise ValueError(f"at step {loop._step} {site}. {_REMEDY}") from error
 
 
 def _bad_parameter(loop: "Loop") -> str | None:
@@ -88,6 +107,6 @@ def _not_finite(name: str) -> str:
     return f"the gradient of parameter '{name}' is not finite"
 
 
-def _bad_site(loop: "Loop", batch: "Batch") -> str:
+def _bad_site(loop: "Loop", batch: "Batch") -> str | None:
     with loop.rows_of(batch):
         return first_invalid_site(loop.model, loop.guide, *batch.args)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyrolvm.fitting.batches import batches_of
 from pyrolvm.fitting.results import FitResult

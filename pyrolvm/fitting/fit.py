@@ -5,6 +5,7 @@ import math
 import numbers
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro.infer
@@ -31,11 +32,14 @@ from pyrolvm.programs import (
     refuse_collisions,
     registered_parameters,
     unbind,
+    unshare_parameters,
 )
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import check_count
 
 __all__ = ["fit"]
+
+_ENUMERATING = (pyro.infer.TraceEnum_ELBO, pyro.infer.TraceTMC_ELBO)
 
 
 def fit(
@@ -115,6 +119,7 @@ def fit(
     with seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
         _move(state, chosen)
         structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
+        unshare_parameters()
         ready = _ready(objective, structure, data_plate)
         judge = None if held_out is None else Validation(plain_model, plain_guide, ready, held_out, patience)
         loop = Loop(plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge)
@@ -170,8 +175,10 @@ def _placed(device: str | torch.device | None, *programs: Program | None) -> tor
         return device_of(*programs)
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"'device' must be a torch device, such as 'cpu' or 'cuda'; got {device!r}.") from None
+        if chosen.type != "cuda":
+            torch.zeros((), device=chosen).item()
+    except (RuntimeError, TypeError, NotImplementedError):
+        raise ValueError(f"'device' must be one that torch has here, such as 'cpu'; got {device!r}.") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device='{chosen}' was asked for, but torch finds no such device. Pass device='cpu'.")
     for module in map(module_of, programs):
@@ -206,9 +213,10 @@ def _structure(
     asked = data_plate or getattr(objective, "data_plate", None)
     if first.rows is None or batches.num_data is None:
         return _inspect(model, guide, first.args, asked)
-    with minibatch(batches.num_data, first.rows, data_plate=asked or _name_of_plate(model, batches, first)):
-        structure = _inspect(model, guide, first.args, asked)
-    if structure.is_joint:
+    name = asked or _name_of_plate(model, batches, first)
+    with minibatch(batches.num_data, first.rows, data_plate=name or "data"):
+        structure = _inspect(model, guide, first.args, asked) if name is not None else None
+    if structure is None or structure.is_joint:
         raise ValueError(
             "'batch_size' needs a data plate around the data's sites, so that bounds can be scaled by N/B; found none. "
             "Open one with lvm.data_plate(x), or pass batch_size=None."
@@ -216,14 +224,17 @@ def _structure(
     return structure
 
 
-def _name_of_plate(model: Program, batches: Batches, first: Batch) -> str:
+def _name_of_plate(model: Program, batches: Batches, first: Batch) -> str | None:
+    """The data plate's name, from a run of the model on the batch, or where it takes none on all the data."""
     assert batches.num_data is not None
     assert first.rows is not None
-    try:
-        with minibatch(batches.num_data, first.rows):
-            return data_plate_of(model, first.args, {}) or "data"
-    except (ValueError, RuntimeError):  # a plate of size N under another name does not take a batch
-        return data_plate_of(model, batches.everything(), {}) or "data"
+    for handler in (minibatch(batches.num_data, first.rows), nullcontext()):
+        try:
+            with handler:
+                return data_plate_of(model, first.args, {})
+        except Exception:  # under another name a plate has other rows, or the size of all the data
+            continue
+    return data_plate_of(model, batches.everything(), {})
 
 
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:
@@ -242,6 +253,12 @@ def _ready(objective: Any, structure: Structure, data_plate: str | None) -> Any:
         ready.data_plate = data_plate or ready.data_plate
         return ready
     _refuse_renyi(ready, structure)
+    if structure.enumerated and not isinstance(ready, _ENUMERATING):
+        names = ", ".join(f"'{name}'" for name in structure.enumerated)
+        raise ValueError(
+            f"{type(ready).__name__} does not sum out enumerated sites such as {names}: it draws them from the prior. "
+            "Use lvm.objectives.ELBO, or pyro.infer.TraceEnum_ELBO."
+        )
     ready.max_plate_nesting = structure.nesting
     if ready.vectorize_particles and ready.num_particles > 1:
         ready.max_plate_nesting += 1

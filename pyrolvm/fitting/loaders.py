@@ -77,6 +77,7 @@ class Loader(Batches):
             seed: Seed of the fit.
             epoch: Number of the epoch, from 0.
         """
+        self._refuse_unused_rows()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mixed(seed, epoch))  # the sampler's order; drawn when the first batch is
             loaded = iter(self.loader)
@@ -85,6 +86,15 @@ class Loader(Batches):
             if len(rows) == self.batch_size:
                 args = _as_args(batch, rows, self.programs, self.device)
                 yield Batch(args, rows.to(_device_of(args)))
+
+    def _refuse_unused_rows(self) -> None:
+        assert self.num_data is not None
+        assert self.batch_size is not None
+        if isinstance(self.original.sampler, SequentialSampler) and self.num_data % self.batch_size:
+            raise ValueError(
+                f"a DataLoader without shuffling must have a batch size that divides the number of rows, "
+                f"{self.num_data}, since the incomplete batch is dropped; got {self.batch_size}. Pass shuffle=True."
+            )
 
     def everything(self) -> tuple[Any, ...]:
         """All rows at once, in order."""

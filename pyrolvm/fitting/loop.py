@@ -9,11 +9,11 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyrolvm.fitting.batches import Batch, Batches
 from pyrolvm.fitting.convergence import has_converged
-from pyrolvm.fitting.diagnosis import Snapshot, refuse_bad_step
+from pyrolvm.fitting.diagnosis import Snapshot, explain, refuse_bad_step
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
@@ -72,17 +72,11 @@ class Loop:
             Whether the loss had stopped falling; None where a number of steps was given.
         """
         converged = None if num_steps is not None else False
-        stream = self._stream()
         with tqdm(total=num_steps, disable=not progress, desc="fit", unit="step", dynamic_ncols=True) as bar:
             try:
-                while self._step < (num_steps or _MOST_STEPS) and not converged:
-                    self._block(stream, (num_steps or _MOST_STEPS) - self._step)
-                    bar.update(self._step - bar.n)
-                    bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
-                    if self.validation is not None and self._validate():
-                        break
-                    if num_steps is None:
-                        converged = has_converged(self.losses)
+                with warnings.catch_warnings():  # what Pyro says of a loss that is not finite is said better here
+                    warnings.filterwarnings("ignore", "Encountered (NaN|.?inf)", UserWarning)
+                    converged = self._run(num_steps, bar)
             except KeyboardInterrupt:
                 warnings.warn(f"the fit was interrupted after {self._step} steps.", UserWarning, stacklevel=3)
         if converged is False and self._step >= _MOST_STEPS:
@@ -90,6 +84,18 @@ class Loop:
         if self._best is not None:
             self._best.restore(self)
         return converged
+
+    def _run(self, num_steps: int | None, bar: Any) -> bool | None:
+        stream, most = self._stream(), num_steps or _MOST_STEPS
+        while self._step < most:
+            self._block(stream, most - self._step)
+            bar.update(self._step - bar.n)
+            bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
+            if self.validation is not None and self._validate():
+                break
+            if num_steps is None and has_converged(self.losses):
+                return True
+        return None if num_steps is not None else False
 
     def _stream(self) -> Iterator[Batch]:
         """Batches for ever, from the step where the loop is."""
@@ -103,15 +109,18 @@ class Loop:
     def _block(self, stream: Iterator[Batch], most: int) -> None:
         size = min(_BLOCK, most, self._until_validation())
         before = Snapshot(self)
-        losses, batches = [], []
+        losses: list[Tensor] = []
+        batches: list[Batch] = []
         try:
             for _ in range(size):
                 batches.append(next(stream))
-                losses.append(self.step(batches[-1]))
-        except ValueError:  # Pyro's checks stop at values that are not finite, where there are some
-            if self._all_finite(losses):
-                raise
-            refuse_bad_step(self, before, batches)
+                try:
+                    losses.append(self.step(batches[-1]))
+                except ValueError as error:  # perhaps one of Pyro's checks, which name no site
+                    if not self._all_finite(losses):
+                        refuse_bad_step(self, before, batches)
+                    explain(self, batches[-1], error)
+                    raise
         finally:  # steps that were taken count, also after an interrupt
             if losses:
                 self._blocks.append(torch.stack(losses))

@@ -122,6 +122,6 @@ class FitResult:
         save(self, path)
 
     def __repr__(self) -> str:
-        last = f", last loss {self.losses[-min(100, self.num_steps) :].mean():.3f} nats" if self.num_steps else ""
+        last = f", last loss {self.losses[-max(1, self.num_steps // 10) :].mean():.3f} nats" if self.num_steps else ""
         converged = "" if self.converged is None else f", converged: {self.converged}"
         return f"FitResult({self.num_steps} steps in {self.seconds:.1f} s{last}{converged})"

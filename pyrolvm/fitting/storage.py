@@ -1,9 +1,9 @@
 """Fits on disk: one safetensors file with the parameters, the rest as JSON in its header. Nothing is unpickled."""
 
-import inspect
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from pyrolvm.fitting.constraints import constraint_from_json, constraint_to_json
+from pyrolvm.fitting.matching import GROUPS, ROLES, found_in, refuse_other_kind, refuse_other_pair
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.programs import (
     Program,
@@ -23,9 +23,7 @@ from pyrolvm.programs import (
     bind_state,
     device_of,
     module_of,
-    parameter_scope,
-    registered_parameters,
-    run_apart,
+    modules_in_reach,
     unbind,
 )
 
@@ -33,8 +31,6 @@ __all__ = ["load", "save"]
 
 _KEY = "pyrolvm"
 _VERSION = 1
-_ROLES = ("model", "guide")
-_GROUPS = ("losses", "model/module", "guide/module", "model/params", "guide/params", "registered")
 # Everything that safetensors can hold and a parameter, a buffer or a loss can be.
 _DTYPES = {
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool,
@@ -53,6 +49,9 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
         FileNotFoundError: If the folder does not exist.
         TypeError: If something in the pair cannot be written; it is named.
         ValueError: If the path is a folder.
+
+    Warns:
+        UserWarning: If a function runs a module with buffers, which are not saved.
     """
     file = _target(path)
     tensors = {"losses": result.losses}
@@ -63,7 +62,7 @@ def save(result: FitResult, path: str | os.PathLike[str]) -> None:
         "validation": [[step, str(value)] for step, value in result.validation],
         "data_plate": result.data_plate,
     }
-    for role in _ROLES:
+    for role in ROLES:
         header[role] = _describe(role, getattr(result, role), tensors)
     tensors.update({f"registered/{name}": parameter for name, parameter in result.registered.items()})
     _refuse_unwritable(tensors)
@@ -92,6 +91,8 @@ def _describe(role: str, program: Program | None, tensors: dict[str, Any]) -> di
     module, state = module_of(program), unbind(program)[1]
     if module is not None:
         tensors.update({f"{role}/module/{name}": value for name, value in module.state_dict().items()})
+    else:
+        _warn_of_buffers(role, program)
     tensors.update({f"{role}/params/{name}": value for name, value in state["params"].items()})
     written = {}
     for name, constraint in state["constraints"].items():
@@ -100,6 +101,20 @@ def _describe(role: str, program: Program | None, tensors: dict[str, Any]) -> di
         except TypeError as error:
             raise TypeError(f"parameter '{name}' of the {role} cannot be written: {error}") from None
     return {"module": module is not None, "constraints": written}
+
+
+def _warn_of_buffers(role: str, program: Program) -> None:
+    for module in modules_in_reach(program):
+        parameters = dict(module.named_parameters())
+        for name in module.state_dict():
+            if name not in parameters:
+                warnings.warn(
+                    f"buffer '{name}' of {type(module).__name__} is not saved: the {role} is a function, of whose "
+                    f"modules only parameters are known. Pass a module as the {role}.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+                return
 
 
 def _refuse_unwritable(tensors: Mapping[str, Any]) -> None:
@@ -148,7 +163,7 @@ def load(path: str | os.PathLike[str], model: Program, guide: Program | None = N
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no fit, was written by a later version of the library, or is of another pair;
-            the first parameter that differs is named. Nothing is changed then.
+            the first parameter that differs is named. No parameter is changed then.
 
     Example:
         >>> import pathlib, tempfile, pyro, pyro.distributions as dist, pyrolvm as lvm
@@ -164,11 +179,10 @@ def load(path: str | os.PathLike[str], model: Program, guide: Program | None = N
     file = _read(path)
     programs = {"model": unbind(model)[0], "guide": unbind(guide)[0]}
     for role, program in programs.items():
-        _refuse_other_kind(file, role, program)
+        refuse_other_kind(file.name, role, file.modules[role], program)
     args = as_arguments(args, *programs.values())
-    was_run = bool(args) or _takes_nothing(programs["model"])
-    found = _first_run(programs, args) if was_run else _not_run(programs)
-    _refuse_other_pair(file, found, was_run)
+    found, was_run = found_in(programs, args)
+    refuse_other_pair(file.name, file.groups, found, was_run)
     for role, program in programs.items():
         module = module_of(program)
         if module is not None:
@@ -211,84 +225,18 @@ def _read(path: Any) -> _File:
 def _parsed(name: str, header: dict[str, Any], tensors: dict[str, Tensor]) -> _File:
     fields: dict[str, Any] = {key: header[key] for key in ("converged", "seconds", "data_plate")}
     fields["validation"] = [(int(step), float(value)) for step, value in header["validation"]]
-    written = {role: header[role] or {"module": None, "constraints": {}} for role in _ROLES}
+    written = {role: header[role] or {"module": None, "constraints": {}} for role in ROLES}
     constraints = {
         role: {n: constraint_from_json(c) for n, c in description["constraints"].items()}
         for role, description in written.items()
     }
-    groups: dict[str, dict[str, Tensor]] = {group: {} for group in _GROUPS}
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
     for key, tensor in tensors.items():
-        group = next(group for group in _GROUPS if key.startswith(group))
+        group = "/".join(key.split("/")[:1] if key.startswith(("losses", "registered")) else key.split("/")[:2])
         groups[group][key.removeprefix(group).removeprefix("/")] = tensor
-    if not groups["losses"].keys() == {""}:
-        raise KeyError("losses")
+    if groups["losses"].keys() != {""} or any(constraints[r].keys() != groups[f"{r}/params"].keys() for r in ROLES):
+        raise ValueError("it does not go with the tensors")
     return _File(name, fields, {role: d["module"] for role, d in written.items()}, constraints, groups)
-
-
-def _refuse_other_kind(file: _File, role: str, program: Program | None) -> None:
-    kinds = {None: f"no {role}", True: f"a module as its {role}", False: f"a plain function as its {role}"}
-    was, given = file.modules[role], None if program is None else module_of(program) is not None
-    if was is not given:
-        raise ValueError(f"'{file.name}' is of another pair: it was saved with {kinds[was]}; got {kinds[given]}.")
-
-
-def _takes_nothing(program: Any) -> bool:
-    """Whether a program has no argument, so that it can be run without data."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    call = program.forward if isinstance(program, torch.nn.Module) else program
-    return all(parameter.kind in kinds for parameter in inspect.signature(call).parameters.values())
-
-
-def _first_run(programs: dict[str, Any], args: tuple[Any, ...]) -> dict[str, dict[str, Any]]:
-    """Tensors that the pair has after a run on the side, by group and name."""
-    with parameter_scope() as state:
-        names = run_apart(programs["model"], programs["guide"], *args)
-    found = _not_run(programs)
-    for role, own in zip(_ROLES, names, strict=True):
-        plain = {name: state["params"][name] for name in own}
-        found[f"{role}/params"] = {n: p for n, p in plain.items() if not isinstance(p, torch.nn.Parameter)}
-    found["registered"] = registered_parameters(state, *programs.values())
-    return found
-
-
-def _not_run(programs: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {group: {} for group in _GROUPS}
-    for role, program in programs.items():
-        module = module_of(program)
-        tensors = {} if module is None else module.state_dict()
-        found[f"{role}/module"] = {n: v for n, v in tensors.items() if not is_lazy(v)}
-    return found
-
-
-def _refuse_other_pair(file: _File, found: dict[str, dict[str, Any]], was_run: bool) -> None:
-    for group in _GROUPS[1:]:
-        saved, here = file.groups[group], found[group]
-        if group.endswith("params") and not was_run:
-            continue  # they are compared when they are used
-        where = "that pyro.module registers" if group == "registered" else f"of the {group.split('/')[0]}"
-        for name in [*saved, *here]:
-            _refuse_difference(file.name, f"parameter '{name}' {where}", saved.get(name), here.get(name), was_run)
-
-
-def _refuse_difference(file: str, what: str, saved: Tensor | None, here: Tensor | None, was_run: bool) -> None:
-    if here is None and not was_run:
-        raise ValueError(
-            f"{what} does not exist yet: it is made when the pair is run for the first time. Pass the programs' "
-            "arguments, such as the data: lvm.load(path, model, guide, x)."
-        )
-    if saved is None or here is None:
-        has, lacks = ("the pair given", "the file") if saved is None else ("the file", "the pair given")
-        raise ValueError(f"'{file}' is of another pair: {has} has {what}, and {lacks} does not.")
-    if saved.shape != here.shape:
-        raise ValueError(
-            f"'{file}' is of another pair: {what} has shape {tuple(saved.shape)} in the file, and {tuple(here.shape)} "
-            "in the pair given."
-        )
-    if saved.dtype != here.dtype:
-        raise ValueError(
-            f"'{file}' has {what} in {saved.dtype}, and the pair given in {here.dtype}. Build the pair in the file's "
-            "dtype, with torch.set_default_dtype or .to."
-        )
 
 
 def _bound(file: _File, role: str, program: Program | None, device: torch.device | None) -> Program | None:

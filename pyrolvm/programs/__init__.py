@@ -18,9 +18,10 @@ from pyrolvm.programs.binding import (
     parameter_scope,
     registered_parameters,
     unbind,
+    unshare_parameters,
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
-from pyrolvm.programs.modules import module_of
+from pyrolvm.programs.modules import module_of, modules_in_reach
 from pyrolvm.programs.plates import (
     SharedRows,
     active_minibatch,
@@ -65,6 +66,7 @@ __all__ = [
     "latents",
     "minibatch",
     "module_of",
+    "modules_in_reach",
     "on_device",
     "parameter_scope",
     "parameters_of",
@@ -78,4 +80,5 @@ __all__ = [
     "structure_of",
     "traced",
     "unbind",
+    "unshare_parameters",
 ]

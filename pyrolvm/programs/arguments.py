@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pyrolvm.programs.binding import device_of, modules_of
+from pyrolvm.programs.binding import device_of
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import minibatch
 from pyrolvm.programs.runs import Program
@@ -61,7 +61,8 @@ def _as_argument(value: Any, dtype: torch.dtype, device: Any) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise TypeError(f"data must hold numbers; got an array of dtype {value.dtype}.")
-        value = torch.as_tensor(np.ascontiguousarray(value))
+        native = value.dtype.newbyteorder("=")
+        value = torch.as_tensor(np.require(value, native, ["C_CONTIGUOUS", "WRITEABLE"]))
     if not isinstance(value, Tensor):
         return value
     return value.to(device=device, dtype=dtype if value.dtype.is_floating_point else None)

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.programs.modules import module_of
+from pyrolvm.programs.modules import module_of, modules_in_reach
 from pyrolvm.programs.runs import Program, run_apart
 from pyrolvm.seeding import seeded
 
@@ -23,11 +23,11 @@ __all__ = [
     "device_of",
     "evaluating",
     "existing_parameters",
-    "modules_of",
     "on_device",
     "parameter_scope",
     "registered_parameters",
     "unbind",
+    "unshare_parameters",
 ]
 
 # What ParamStoreDict.get_state gives: {"params": {name: leaf}, "constraints": {name: constraint}}.
@@ -68,16 +68,6 @@ class BoundProgram:
         """The constrained values of the parameters, by name."""
         constraints = self.state["constraints"]
         return {n: transform_to(constraints[n])(p).detach() for n, p in self.state["params"].items()}
-
-
-def modules_of(*programs: Program | None) -> list[torch.nn.Module]:
-    """Those programs that are modules, bound ones included.
-
-    Args:
-        *programs: Pyro programs.
-    """
-    plain = [unbind(program)[0] if isinstance(program, BoundProgram) else program for program in programs]
-    return [program for program in plain if isinstance(program, torch.nn.Module)]
 
 
 def unbind(program: Program | None) -> tuple[Program | None, State]:
@@ -141,11 +131,48 @@ def parameter_scope(*programs: Program | None) -> Iterator[State]:
         _, own = unbind(program)
         state["params"].update(own["params"])
         state["constraints"].update(own["constraints"])
-    with store.scope(state):
+    with store.scope(state), _OwnInitialValues():
         try:
             yield state
         finally:
             state.update(store.get_state())
+
+
+class _OwnInitialValues(Messenger):
+    """Copies initial values, since Pyro trains the very tensor that a program hands to an unconstrained parameter."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in pyro.get_param_store():
+            return
+        name, *rest = msg["args"]
+        if rest:
+            msg["args"] = (name, _fresh(rest[0]), *rest[1:])
+        elif "init_tensor" in msg["kwargs"]:
+            msg["kwargs"] = {**msg["kwargs"], "init_tensor": _fresh(msg["kwargs"]["init_tensor"])}
+
+
+def _fresh(initial: Any) -> Any:
+    """A copy of an initial value; a module's parameter is the module's, and stays itself."""
+    if isinstance(initial, torch.nn.Parameter):
+        return initial
+    if isinstance(initial, Tensor):
+        return initial.detach().clone()
+    return (lambda: _fresh(initial())) if callable(initial) else initial
+
+
+def unshare_parameters() -> None:
+    """Replace the store's tensors that are not a module's by copies.
+
+    For those that a program made behind a block, as an autoguide runs its model, where their initial values cannot be
+    copied as they are made.
+    """
+    store = pyro.get_param_store()
+    state = store.get_state()
+    plain = {n: p for n, p in state["params"].items() if not isinstance(p, torch.nn.Parameter)}
+    copies = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in plain.items()}
+    for parameter in plain.values():
+        parameter.requires_grad_(False)
+    store.set_state({"params": copies, "constraints": {n: state["constraints"][n] for n in copies}})
 
 
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
@@ -236,8 +263,8 @@ def evaluating(*programs: Program | None) -> Iterator[None]:
     Raises:
         ValueError: When a program in the block would create a parameter.
     """
-    owned = [module for module in map(module_of, programs) if module is not None]
-    training = [part for module in owned for part in module.modules() if part.training]
+    modules = [module for program in programs for module in modules_in_reach(program)]
+    training = [part for module in modules for part in module.modules() if part.training]
     try:
         for module in training:
             module.training = False

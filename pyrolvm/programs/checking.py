@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrolvm.programs.binding import parameter_scope, unbind
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import active_minibatch
-from pyrolvm.programs.problems import Problem
+from pyrolvm.programs.problems import PairError, Problem
 from pyrolvm.programs.runs import Program
 from pyrolvm.programs.structure import Structure, inspect_pair
 
@@ -83,9 +83,11 @@ def check(
     with parameter_scope(model, guide):
         try:
             structure, problems = inspect_pair(plain_model, plain_guide, args, kwargs, data_plate)
+        except PairError as error:
+            return CheckReport((error.problem,), None)
         except Exception as error:  # whatever a user's program raises is the finding
             first = str(error).strip().splitlines() or [type(error).__name__]
-            what = f"Running the pair raises {type(error).__name__}: {first[0]}"
+            what = f"Running the pair raises {type(error).__name__}: {first[0].rstrip('. ')}."
             return CheckReport((Problem("does-not-run", (), what, "Run model(*args) by itself to see where."),), None)
     return CheckReport(tuple(problems), structure)
 

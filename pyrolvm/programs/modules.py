@@ -1,21 +1,22 @@
-"""The torch module inside a program: programs come wrapped by handlers, ``functools.partial`` and bound parameters."""
+"""The torch modules inside a program: programs come wrapped by handlers, ``functools.partial`` and bound parameters."""
 
 import functools
+import inspect
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch.nn import Module
 
-__all__ = ["module_of"]
+__all__ = ["module_of", "modules_in_reach"]
 
 
 def module_of(program: Any, *, methods: bool = True) -> Module | None:
-    """The module whose parameters, mode and device are the program's; None for a plain function.
+    """The module whose parameters, dtype and device are the program's; None for a plain function.
 
     Args:
         program: A Pyro program: a module, or one wrapped by an effect handler, ``functools.partial`` or ``lvm.bind``.
         methods: Whether a method of a module counts. Its parameters are trained only where it registers them with
-            ``pyro.module``, as in Pyro, but the module's mode, dtype and device are the program's.
+            ``pyro.module``, as in Pyro, but the module's dtype and device are the program's.
 
     Example:
         >>> import torch
@@ -23,14 +24,44 @@ def module_of(program: Any, *, methods: bool = True) -> Module | None:
         >>> module_of(functools.partial(module)) is module, module_of(print)
         (True, None)
     """
+    inner = _unwrapped(program)
+    if methods:
+        inner = getattr(inner, "__self__", inner)
+    return inner if isinstance(inner, Module) else None
+
+
+def modules_in_reach(program: Any) -> list[Module]:
+    """Modules that running a program may run: itself, and what a plain function refers to.
+
+    Found are those that a function names, as ``pyro.module("decoder", decoder)`` does, those that
+    ``functools.partial`` gives it, and attributes of the object whose method it is.
+
+    Args:
+        program: A Pyro program.
+    """
+    given: list[Any] = []
+    inner = _unwrapped(program, given)
+    owner = getattr(inner, "__self__", inner)
+    if isinstance(owner, Module):
+        return [owner]
+    try:
+        names = inspect.getclosurevars(inner)
+        given += [*names.nonlocals.values(), *names.globals.values()]
+    except (TypeError, ValueError):  # no function of Python, or a variable that is not set yet
+        pass
+    return [value for value in (*given, *getattr(owner, "__dict__", {}).values()) if isinstance(value, Module)]
+
+
+def _unwrapped(program: Any, given: list[Any] | None = None) -> Any:
+    """The program inside of what it is wrapped by; arguments that partial gives it are added to a list."""
     while not isinstance(program, Module):
         if isinstance(program, functools.partial):
             is_handler = bool(program.args) and isinstance(program.args[0], Messenger)
+            if given is not None and not is_handler:
+                given += [*program.args, *program.keywords.values()]
             program = program.args[1] if is_handler else program.func
         elif hasattr(program, "__wrapped__"):
             program = program.__wrapped__
-        elif methods and isinstance(getattr(program, "__self__", None), Module):
-            program = program.__self__
         else:
-            return None
+            break
     return program

@@ -56,13 +56,12 @@ class Minibatch(Messenger):
 
     def _fix_rows(self, msg: Any) -> None:
         size = msg["fn"].size
-        if size == self.num_data:
-            msg["value"], msg["done"] = self.rows, True
-        elif size != len(self.rows):
+        if size not in (self.num_data, len(self.rows)):
             raise ValueError(
                 f"plate '{self.name}' must have the size of the data, {self.num_data}, or of the batch, "
                 f"{len(self.rows)}; got {size}. Open it with lvm.data_plate(x)."
             )
+        msg["value"], msg["done"] = self.rows, True
 
     def _fix_size(self, msg: Any) -> None:
         stack = msg["cond_indep_stack"]
@@ -154,6 +153,12 @@ def data_plate(x: Any, *, dim: int | None = None, name: str = "data") -> pyro.pl
     return pyro.plate(name, batch.num_data, subsample=batch.rows, dim=dim, device=device)
 
 
+def _is_fixed(name: str) -> bool:
+    """Whether a minibatch in force fixes the rows of a plate."""
+    batch = _ACTIVE.get()
+    return batch is not None and batch.name == name
+
+
 class SharedRows(Messenger):
     """Make every program run inside the block see the rows that the first one drew, plate by plate."""
 
@@ -167,8 +172,16 @@ class SharedRows(Messenger):
             msg["value"], msg["done"] = self._rows[msg["name"]], True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if is_subsample(msg):
-            self._rows[msg["name"]] = msg["value"]
+        if not is_subsample(msg):
+            return
+        name, rows = msg["name"], msg["value"]
+        asked = msg["fn"].subsample_size or msg["fn"].size
+        if len(rows) != asked and not _is_fixed(name):
+            raise ValueError(
+                f"plate '{name}' must have as many rows in the model as in the guide; got {asked} and {len(rows)}. A "
+                "guide with parameters for each datum fits the data it was set up on only."
+            )
+        self._rows[name] = rows
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.poutine.messenger import Messenger
 
+from pyrolvm.programs.plates import is_subsample
 from pyrolvm.programs.runs import is_enumerated
 
-__all__ = ["Problem", "coverage_problems", "subsampling_problems"]
+__all__ = ["PairError", "Problem", "ShapeCheck", "coverage_problems", "subsampling_problems"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Problem:
 
 
 def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> list[Problem]:
-    """Latents that the guide leaves out, adds, or draws with another shape or support.
+    """Latents that the guide leaves out, adds, or draws with another support.
 
     Args:
         model_sites: Sites of the model.
@@ -59,22 +61,40 @@ def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, 
         problems.append(
             Problem("missing-in-model", extra, f"The guide draws {_quote(extra)}, which the model {why}.", remedy)
         )
-    for name in latents.keys() & guide_sites.keys():
-        problems += _fit_problems(name, latents[name], guide_sites[name])
+    for name in latents:
+        if name in guide_sites:
+            problems += _support_problems(name, latents[name], guide_sites[name])
     return problems
 
 
-def _fit_problems(name: str, model_site: Any, guide_site: Any) -> Iterator[Problem]:
-    expected = tuple(model_site["fn"].batch_shape + model_site["fn"].event_shape)
-    given = tuple(guide_site["value"].shape)
-    if _strip_ones(expected) != _strip_ones(given):
-        yield Problem(
-            "shape-mismatch",
-            (name,),
-            f"Site '{name}' must have shape {expected}, as in the model; the guide gives {given}.",
-            "Use .expand and .to_event in the guide as in the model, and the same plates.",
-        )
-    elif _leaves_support(model_site["fn"], guide_site["fn"], guide_site["value"].numel()):
+class PairError(ValueError):
+    """A problem that shows while a pair runs.
+
+    Attributes:
+        problem: What is wrong.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+class ShapeCheck(Messenger):
+    """Stop a model where a draw of the guide has another shape than its own, before other sites fail for it."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or is_subsample(msg):
+            return
+        name, expected = msg["name"], tuple(msg["fn"].batch_shape + msg["fn"].event_shape)
+        given = tuple(msg["value"].shape)
+        if _strip_ones(expected) != _strip_ones(given):
+            message = f"Site '{name}' must have shape {expected}, as in the model; the guide gives {given}."
+            remedy = "Use .expand and .to_event in the guide as in the model, and the same plates."
+            raise PairError(Problem("shape-mismatch", (name,), message, remedy))
+
+
+def _support_problems(name: str, model_site: Any, guide_site: Any) -> Iterator[Problem]:
+    if _leaves_support(model_site["fn"], guide_site["fn"], guide_site["value"].numel()):
         yield Problem(
             "support-mismatch",
             (name,),

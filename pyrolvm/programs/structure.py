@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyrolvm.programs.plates import active_minibatch
-from pyrolvm.programs.problems import Problem, coverage_problems, subsampling_problems
+from pyrolvm.programs.problems import Problem, ShapeCheck, coverage_problems, subsampling_problems
 from pyrolvm.programs.runs import Program, apart, is_enumerated, plates_of, run_pair, sample_sites
 from pyrolvm.programs.ties import Ties
 
@@ -93,7 +93,8 @@ def inspect_pair(
 def _inspect(
     model: Program, guide: Program | None, args: Any, kwargs: Any, data_plate: str | None
 ) -> tuple[Structure, list[Problem]]:
-    model_trace, guide_trace = run_pair(model, guide, args, kwargs)
+    with ShapeCheck():
+        model_trace, guide_trace = run_pair(model, guide, args, kwargs)
     model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
     problems = coverage_problems(model_sites, guide_sites)
     candidate, more = _find_data_plate(_all_sites(model_sites, guide_sites), data_plate)

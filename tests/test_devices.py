@@ -1,0 +1,82 @@
+"""The same path on the CPU and on CUDA: data and parameters go where ``device`` says, and results stay there."""
+
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyrolvm as lvm
+
+
+def model(x):
+    mu = pyro.param("mu", torch.tensor(0.0))
+    with lvm.data_plate(x):
+        z = pyro.sample("z", dist.Normal(mu, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def guide(x):
+    slope = pyro.param("slope", torch.tensor(0.3))
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(slope * x, 0.8))
+
+
+def truth(x, mu):
+    return dist.Normal(mu, 2**0.5).log_prob(x)
+
+
+@pytest.mark.parametrize("objective", [lvm.objectives.ELBO(2), lvm.objectives.IWELBO(4)], ids=["ELBO", "IWELBO"])
+def test_functions(device, objective):
+    x = torch.linspace(-1, 3, 60)
+    result = lvm.fit(
+        model,
+        guide,
+        x,
+        objective=objective,
+        batch_size=20,
+        num_epochs=20,
+        device=device,
+        validation=x,
+        seed=0,
+        progress=False,
+    )
+    assert result.losses.device.type == "cpu"
+    for parameter in (*result.model.parameters.values(), *result.guide.parameters.values()):
+        assert parameter.device.type == torch.device(device).type
+    evidence = lvm.evidence.importance(result.model, result.guide, x, num_particles=2000, batch_size=25, seed=0)
+    assert evidence.log_evidence.device.type == torch.device(device).type
+    expected = truth(x.to(device), result.model.parameters["mu"])
+    assert ((evidence.log_evidence - expected).abs() < 4.5 * evidence.standard_error).all()
+    assert result.sample(3, x, seed=0)["z"].device.type == torch.device(device).type
+
+
+def test_modules(device):
+    pixels = torch.tensor(lvm.datasets.digits().x[:300] >= 8).double()
+    vae = lvm.models.VAE(2, lvm.nn.MLP(2, [16], 64)).double()
+    amortized = lvm.guides.Amortized(vae, lvm.nn.MLP(64, [16], 16).double())
+    result = lvm.fit(vae, amortized, pixels, batch_size=100, num_epochs=5, device=device, seed=0, progress=False)
+    assert {p.device.type for p in (*vae.parameters(), *amortized.parameters())} == {torch.device(device).type}
+    assert result.losses[-3:].mean() < result.losses[:3].mean()
+    bound = lvm.objectives.IWELBO(10).bound(vae, amortized, pixels, seed=0)
+    assert bound.device.type == torch.device(device).type
+    assert torch.isfinite(bound).all()
+
+
+@pytest.mark.parametrize("family", [lvm.guides.MeanField, lvm.guides.FullRank])
+def test_eight_schools(device, family):
+    y, sigma = torch.tensor(lvm.datasets.eight_schools().x, device=device).T
+    schools = partial(lvm.models.eight_schools_noncentered, y, sigma)
+    result = lvm.fit(schools, family(schools), num_steps=100, device=device, seed=0, progress=False)
+    assert result.losses[-20:].mean() < result.losses[:20].mean()
+    assert torch.isfinite(lvm.objectives.ELBO(10).bound(result.model, result.guide, seed=0))
+
+
+def test_mixture(device):
+    x = torch.tensor(lvm.datasets.faithful().x)
+    mixture = lvm.models.GaussianMixture(2, 2).double().to(device)
+    lvm.fit_em(mixture, x, seed=0, progress=False)
+    assert lvm.evidence.exact(mixture, x).total.log_evidence.item() == pytest.approx(-1130.264, abs=0.01)
+    result = lvm.fit(mixture, None, x, num_steps=20, device=device, seed=0, progress=False)
+    assert result.losses[0] == pytest.approx(1130.264, abs=0.01)
