@@ -69,7 +69,8 @@ class Evidence:
     def __str__(self) -> str:
         total = self.total
         over = f" over {self.log_evidence.numel()} data" if self.log_evidence.dim() else ""
-        text = f"log evidence {total.log_evidence:.3f} nats{over}, standard error {total.standard_error:.3f} ({self.method}"
+        text = f"log evidence {total.log_evidence:.3f} nats{over}, standard error {total.standard_error:.3f}"
+        text += f" ({self.method}"
         if total.khat is not None:
             text += f", k-hat {total.khat:.2f}, ESS {total.ess:.0f} of {self.num_particles}"
         return text + ")"

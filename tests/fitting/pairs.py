@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
+from pyro.nn import PyroModule, PyroParam
 
 import pyrolvm as lvm
 
@@ -61,3 +62,42 @@ def mean_model(x):
     scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
     with lvm.data_plate(x):
         pyro.sample("x", dist.Normal(mean, scale), obs=x)
+
+
+class Encoder(PyroModule):
+    """A module with parameters, a constrained parameter, buffers and dropout."""
+
+    def __init__(self, width=3):
+        super().__init__("encoder")
+        self.network = torch.nn.Sequential(torch.nn.Linear(1, width), torch.nn.BatchNorm1d(width))
+        self.head = torch.nn.Linear(width, 1)
+        self.scale = PyroParam(torch.tensor(0.8), constraint=constraints.positive)
+
+    def forward(self, x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(self.head(self.network(x[:, None]))[:, 0], self.scale))
+
+
+class Mixed(PyroModule):
+    """A module that has a parameter of Pyro's store as well."""
+
+    def __init__(self):
+        super().__init__("mixed")
+        self.slope = torch.nn.Parameter(torch.rand(()))
+
+    def forward(self, x):
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(self.slope * x, scale))
+
+
+def registering():
+    encoder = torch.nn.Linear(1, 1)
+
+    def registering_guide(x):
+        pyro.module("encoder", encoder)
+        scale = pyro.param("scale", torch.tensor(0.9))
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(encoder(x[:, None])[:, 0], scale))
+
+    return registering_guide

@@ -153,9 +153,7 @@ def test_parameters_in_a_plate_of_the_batch_s_size():
             loc = pyro.param("loc", lambda: torch.zeros(NUM_DATA), event_dim=0)
             pyro.sample("z", dist.Normal(loc, 1.0))
 
-    with pytest.raises(
-        ValueError, match="parameter 'loc' has one row for each datum, but plate 'data' was opened with"
-    ):
+    with pytest.raises(ValueError, match="parameter 'loc' has one row for each datum, but plate 'data' was"):
         fit(model, plate_guide, X, num_steps=2, batch_size=4)
 
 
@@ -220,9 +218,7 @@ def test_autonormal_where_the_plate_has_the_size_of_the_batch(objective):
 
 
 def test_an_autoguide_is_not_judged_on_other_rows():
-    with pytest.raises(
-        ValueError, match="plate 'data' must have as many rows in the model as in the guide; got 5 and 12"
-    ):
+    with pytest.raises(ValueError, match="as many rows in the model as in the guide; got 5 and 12"):
         fit(model, AutoNormal(model), X, num_epochs=1, batch_size=4, validation=X[:5])
 
 
