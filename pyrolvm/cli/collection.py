@@ -9,11 +9,12 @@ import numpy as np
 from pyrolvm.cli.errors import note
 from pyrolvm.cli.options import ModelOptions
 from pyrolvm.cli.parsing import choose, numbers
+from pyrolvm.cli.programs import is_spec
 
 if TYPE_CHECKING:
     from pyrolvm.datasets import Dataset
 
-__all__ = ["GUIDES", "MODELS", "Guide", "Model", "Training", "guide_of", "model_of", "settings_of"]
+__all__ = ["GUIDES", "MODELS", "Guide", "Model", "Training", "guide_name", "guide_of", "model_of", "settings_of"]
 
 Settings = Mapping[str, Any]
 
@@ -72,11 +73,13 @@ class Guide:
         name: What users type.
         summary: What it is, in a few words.
         make: Builds it for a model, from the data and the settings of the model.
+        needs_rows: Whether it looks at the data, a row at a time.
     """
 
     name: str
     summary: str
     make: Callable[[Any, "Dataset | None", Settings], Any]
+    needs_rows: bool = False
 
 
 def _gaussian_mixture(data: Any, settings: Settings) -> Any:
@@ -126,8 +129,6 @@ def _amortized(model: Any, data: Any, settings: Settings) -> Any:
     from pyrolvm.guides import Amortized
     from pyrolvm.nn import MLP
 
-    if data is None:
-        raise ValueError("guide amortized maps each row of DATA to its latents, and there is no DATA. Use another one.")
     hidden = settings.get("hidden") or (128,)
     encoder = torch.nn.Sequential(MLP(data.x.shape[1], hidden[:-1], hidden[-1]), torch.nn.ReLU())
     return Amortized(model, encoder)
@@ -199,7 +200,7 @@ GUIDES: dict[str, Guide] = {
         Guide("none", "nothing is left to guide: every latent is summed out", lambda model, data, settings: None),
         Guide("mean_field", "independent normals, for latents outside the data plate", _outside("MeanField")),
         Guide("full_rank", "one multivariate normal, for latents outside the data plate", _outside("FullRank")),
-        Guide("amortized", "normals whose parameters a network computes from each row", _amortized),
+        Guide("amortized", "normals whose parameters a network computes from each row", _amortized, needs_rows=True),
     )
 }
 
@@ -234,6 +235,22 @@ def guide_of(name: str) -> Guide:
         'full_rank'
     """
     return GUIDES[choose(name, GUIDES, "guide", " A guide of your own is given as path/to/file.py:function.")]
+
+
+def guide_name(text: str) -> str:
+    """How a guide is called: its name in the collection, or path/to/file.py:function.
+
+    Args:
+        text: What was given.
+
+    Raises:
+        ValueError: If there is no such guide.
+
+    Example:
+        >>> guide_name("Mean-Field"), guide_name("my.py:guide")
+        ('mean_field', 'my.py:guide')
+    """
+    return text if is_spec(text) else guide_of(text).name
 
 
 def settings_of(model: Model, options: ModelOptions) -> Settings:

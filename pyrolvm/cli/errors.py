@@ -42,6 +42,7 @@ _WORDS = {
     "lvm.guides.MeanField": "--guide mean_field",
     "likelihoods.Gaussian()": "--likelihood gaussian",
     "guide=None": "--guide none",
+    "num_iterations or tolerance": "--num-steps",
     "see comparison.verdicts": "see what is said of each guide",
 }
 
@@ -112,6 +113,7 @@ def in_flags(text: str) -> str:
         >>> in_flags("Pass num_components=3 or fewer to the model, or batch_size=None.")
         'Pass --num-components 3 or fewer to the model, or no --batch-size.'
     """
+    text = re.sub(r"(^|: )'(x|data)' must", r"\1DATA must", text)
     for word, flag in _WORDS.items():
         text = text.replace(word, flag)
     for name in _FLAGS:
@@ -120,6 +122,8 @@ def in_flags(text: str) -> str:
         text = re.sub(rf"\b{name}=None\b", f"no {flag}", text)
         text = re.sub(rf"\b{name}=\[\.\.\.\]", f"{flag} A,B,...", text)
         text = re.sub(rf"\b{name}=(?=\S)", f"{flag} ", text)
+        if "_" in name:
+            text = re.sub(rf"\b{name}\b", flag, text)
     return text
 
 

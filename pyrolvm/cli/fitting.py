@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pyrolvm.cli.collection import guide_name
 from pyrolvm.cli.options import TrainingOptions
 from pyrolvm.cli.parsing import choose
 from pyrolvm.cli.task import Task
@@ -188,7 +189,7 @@ def fit_task(task: Task, method: MethodOptions, options: TrainingOptions) -> Fit
     """
     if _uses_em(task, method, options):
         return _by_em(task, method.seed, options)
-    name = method.guide or default_guide(task)
+    name = guide_name(method.guide) if method.guide else default_guide(task)
     objective = make_objective(method.objective or "elbo", options.num_particles)
     arguments = fit_options(options, task.training, task.num_data)
     model, guide = build(task, name, method.seed)
@@ -251,8 +252,13 @@ def evidence_of(model: Any, guide: Any, args: tuple[Any, ...], num_particles: in
     """
     from pyrolvm import evidence
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Pareto k-hat|all weights are zero", UserWarning)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
         if guide is None:
-            return evidence.exact(model, *args)
-        return evidence.importance(model, guide, *args, num_particles=num_particles, seed=seed)
+            found = evidence.exact(model, *args)
+        else:
+            found = evidence.importance(model, guide, *args, num_particles=num_particles, seed=seed)
+    for warning in seen:
+        if str(warning.message) not in " ".join(found.warnings):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return found

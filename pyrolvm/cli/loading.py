@@ -7,7 +7,7 @@ from typing import Any
 from pyrolvm.cli.fitting import Fitted, MethodOptions, build
 from pyrolvm.cli.options import DataOptions, ModelOptions, TrainingOptions
 from pyrolvm.cli.recipes import Recipe, read_recipe
-from pyrolvm.cli.task import Task, task_of
+from pyrolvm.cli.task import Task, model_name, task_of
 
 __all__ = ["load_fit"]
 
@@ -44,6 +44,7 @@ def load_fit(
         task = task_of(model, data, data_options, model_options)
         guide = method.guide or task.model.guide or "none"
     else:
+        _refuse_other(path, "MODEL", model_name(model), recipe.model)
         options = _model_options(path, recipe, model_options)
         if data_options.standardize or data_options.binarize is not None:
             raise ValueError(
@@ -51,7 +52,6 @@ def load_fit(
             )
         task = task_of(model, data, data_options, options, recipe.preparation)
         guide = method.guide or recipe.guide
-        _refuse_other(path, "MODEL", task.model.name, recipe.model)
     return task, _loaded(path, task, guide, method.seed)
 
 

@@ -9,11 +9,12 @@ __all__ = ["DataArgument", "DataOptions", "EvidenceOptions", "ModelArgument", "M
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(show_default=False, help="A name from 'pyrolvm models', or path/file.py:function."),
+    typer.Argument(metavar="MODEL", show_default=False, help="A name from 'pyrolvm models', or path/file.py:function."),
 ]
 DataArgument = Annotated[
     str | None,
     typer.Argument(
+        metavar="DATA",
         show_default=False,
         help="A name from 'pyrolvm datasets', or a file: CSV, Parquet, NPY, NPZ, IDX, plain or gzip.",
     ),
@@ -62,11 +63,15 @@ class TrainingOptions:
     num_particles: Annotated[
         int | None, typer.Option(metavar="K", help="Draws in the objective [default: elbo 1, iwelbo 16].")
     ] = None
-    num_steps: Annotated[int | None, typer.Option(metavar="T", help="Steps of the optimizer.")] = None
+    num_steps: Annotated[
+        int | None,
+        typer.Option(metavar="T", help="Steps, or iterations of EM; defaults are in 'pyrolvm models'."),
+    ] = None
     num_epochs: Annotated[int | None, typer.Option(metavar="E", help="Passes over the data, in place of steps.")] = None
     batch_size: Annotated[int | None, typer.Option(metavar="B", help="Rows of a minibatch; 0 for all rows.")] = None
     learning_rate: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Of Adam; FIRST:LAST falls from one to the other.")
+        str | None,
+        typer.Option(metavar="RATE", help="Of Adam; FIRST:LAST falls from one to the other by the end."),
     ] = None
     device: Annotated[str | None, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")] = None
 

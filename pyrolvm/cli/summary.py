@@ -115,6 +115,4 @@ def _verdict(evidence: Any) -> str:
         return "exact: every latent is summed out"
     if evidence.warnings:
         return "doubtful: " + " ".join(evidence.warnings)
-    if bool(evidence.khat.isnan().any()):
-        return "unknown: there are too few draws for k-hat; pass more with --evidence-particles"
     return f"reliable: k-hat is below {pareto_threshold(evidence.num_particles):.2f}"

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pyrolvm.cli.collection import MODELS, Model, Settings, Training, guide_of, model_of, settings_of
@@ -12,7 +11,7 @@ from pyrolvm.cli.options import DataOptions, ModelOptions
 from pyrolvm.cli.programs import ProgramFile, is_spec, split_spec
 from pyrolvm.datasets import Dataset
 
-__all__ = ["Task", "task_of"]
+__all__ = ["Task", "model_name", "task_of"]
 
 MakeGuide = Callable[[Any], Any]
 
@@ -80,6 +79,9 @@ class Task:
         """
         if not is_spec(name):
             guide = guide_of(name)
+            if guide.needs_rows and (self.data is None or isinstance(self.data, tuple)):
+                what = "no data" if self.data is None else "its columns one by one"
+                raise ValueError(f"guide {guide.name} needs rows of DATA; {self.model.name} takes {what}. Use another.")
             return lambda model: guide.make(model, self.dataset, self.settings)
         path, function = split_spec(name)
         same = self.file is not None and self.file.file == path.resolve()
@@ -97,6 +99,22 @@ class Task:
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def model_name(text: str) -> str:
+    """How a model is called: its name in the collection, or file.py:function without the folders.
+
+    Args:
+        text: MODEL.
+
+    Raises:
+        ValueError: If there is no such model.
+        FileNotFoundError: If there is no such file.
+    """
+    if not is_spec(text):
+        return model_of(text).name
+    path, function = split_spec(text)
+    return f"{path.name}:{function}"
 
 
 def task_of(
@@ -146,7 +164,7 @@ def _user_model(spec: str) -> tuple[Model, ProgramFile]:
     path, function = split_spec(spec)
     file = ProgramFile(path)
     entry = Model(
-        name=f"{Path(path).name}:{function}",
+        name=model_name(spec),
         summary="a program of your own",
         make=lambda dataset, settings: file.make_model(function),
         settings={"hidden": "128"},

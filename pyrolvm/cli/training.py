@@ -1,7 +1,7 @@
 """Options of a fit, as `pyrolvm.fit` takes them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyrolvm.cli.collection import Training
 from pyrolvm.cli.options import TrainingOptions
@@ -9,15 +9,36 @@ from pyrolvm.cli.parsing import choose, split_count
 
 __all__ = ["OBJECTIVES", "check_device", "fit_options", "make_objective", "objective_label"]
 
-# Name on the command line -> class in pyrolvm.objectives, and its number of particles where none is given.
-OBJECTIVES = {"elbo": ("ELBO", 1), "iwelbo": ("IWELBO", 16)}
+
+class Named(NamedTuple):
+    """An objective with a name.
+
+    Args:
+        kind: Its class in `pyrolvm.objectives`.
+        num_particles: Draws where no number is given.
+        summary: What it is, in a few words.
+    """
+
+    kind: str
+    num_particles: int
+    summary: str
+
+
+OBJECTIVES = {
+    "elbo": Named("ELBO", 1, "evidence lower bound: the mean log weight"),
+    "iwelbo": Named("IWELBO", 16, "importance-weighted bound: the log of the mean weight of K draws"),
+}
 
 
 def _parts(text: str, num_particles: int | None) -> tuple[str, int]:
     """Name of an objective and its number of particles."""
     name, count = split_count(text)
     name = choose(name, OBJECTIVES, "objective")
-    return name, count or num_particles or OBJECTIVES[name][1]
+    if count is None:
+        count = OBJECTIVES[name].num_particles if num_particles is None else num_particles
+    if count < 1:
+        raise ValueError(f"--num-particles must be at least 1; got {count}.")
+    return name, count
 
 
 def make_objective(text: str, num_particles: int | None) -> Any:
@@ -33,7 +54,7 @@ def make_objective(text: str, num_particles: int | None) -> Any:
     name, count = _parts(text, num_particles)
     from pyrolvm import objectives
 
-    return getattr(objectives, OBJECTIVES[name][0])(num_particles=count)
+    return getattr(objectives, OBJECTIVES[name].kind)(num_particles=count)
 
 
 def objective_label(text: str, num_particles: int | None) -> str:

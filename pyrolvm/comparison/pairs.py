@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrolvm.programs import BoundProgram, Program, apart, module_of, parameter_scope, parameters_of, unbind
 from pyrolvm.seeding import seeded
 
-__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen", "sparing", "stored"]
+__all__ = ["MakeGuide", "MakeModel", "Pairs", "frozen", "stored"]
 
 MakeModel = Callable[[], Program]
 MakeGuide = Callable[[Any], Program | None]
@@ -131,17 +131,11 @@ def _without_gradient(model: BoundProgram) -> BoundProgram:
 
 
 @contextmanager
-def frozen(model: Program) -> Iterator[set[int]]:
-    """Keep a module as it is inside the block: no gradient where Pyro allows it, and no running averages.
-
-    Pyro asks for the gradient of every parameter that a PyroModule meets in its store, frozen or not, so these must be
-    kept from the optimizer as well: see :func:`sparing`.
+def frozen(model: Program) -> Iterator[None]:
+    """Keep a module as it is inside the block: no gradient, and no running averages.
 
     Args:
         model: A Pyro program; anything but a module is left alone.
-
-    Yields:
-        Identities of the parameters to keep.
     """
     module = module_of(model)
     training = [] if module is None else [part for part in module.modules() if part.training]
@@ -151,29 +145,10 @@ def frozen(model: Program) -> Iterator[set[int]]:
             parameter.requires_grad_(False)
         for part in training:
             part.training = False
-        yield {id(parameter) for parameter in wanted}
+        yield
     finally:
         for parameter, gradient in wanted.items():
             parameter.requires_grad_(gradient)
             parameter.grad = None
         for part in training:
             part.training = True
-
-
-def sparing(kept: set[int], optimizer: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """An optimizer that leaves some parameters alone.
-
-    Args:
-        kept: Identities of the parameters to leave alone.
-        optimizer: Called as ``optimizer(parameters, lr=...)``; what cannot be is left to :func:`pyrolvm.fit` to refuse.
-    """
-    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
-        return optimizer
-
-    def build(parameters: list[Tensor], **options: Any) -> torch.optim.Optimizer:
-        others = [parameter for parameter in parameters if id(parameter) not in kept]
-        if not others:
-            raise ValueError("there is nothing to fit: the model is frozen, and the guide has no parameter.")
-        return optimizer(others, **options)
-
-    return build

@@ -1,5 +1,6 @@
 """Pictures of a comparison, as matplotlib figures that belong to no window."""
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,15 @@ _STYLE: dict[str, Any] = {
 }
 
 
+class _Picture(Figure):
+    """A figure that a notebook shows, whether or not it has loaded pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=110)
+        return buffer.getvalue()
+
+
 @contextmanager
 def _styled() -> Iterator[None]:
     """The look of pictures, whatever the caller's own settings are."""
@@ -67,7 +77,7 @@ def _labels(comparison: "Comparison") -> list[str]:
 
 def _figure(comparison: "Comparison") -> tuple[Figure, Any]:
     """A figure of one size for all pictures of a comparison, narrow enough for a telephone."""
-    figure = Figure(figsize=(4.3, max(3.2, 1.5 + 0.65 * len(_labels(comparison)))), layout="constrained")
+    figure = _Picture(figsize=(4.3, max(3.2, 1.5 + 0.65 * len(_labels(comparison)))), layout="constrained")
     return figure, figure.subplots()
 
 

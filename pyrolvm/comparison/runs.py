@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
-from pyrolvm.comparison.pairs import Pairs, frozen, sparing
+from pyrolvm.comparison.pairs import Pairs, frozen
 from pyrolvm.evidence import Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
 from pyrolvm.programs import Program, Structure, as_arguments, check, chunks, count_rows
@@ -150,9 +150,8 @@ class Plan:
         }
         if not self.pairs.freeze_model:
             return fit(model, built, self.data, **options)
-        with frozen(model) as kept:
-            optimizer = sparing(kept, options.pop("optimizer", torch.optim.Adam))
-            return fit(model, built, self.data, optimizer=optimizer, **options)
+        with frozen(model):
+            return fit(model, built, self.data, **options)
 
     def run(self, guide: str, objective: str, seed: int) -> Run:
         """Fit and evaluate one pair. A run that fails gives a row that says why.

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from pyrolvm.evidence.pareto import pareto_khat, pareto_threshold
 
+# With fewer effective draws than this an estimate whose k-hat is not known is doubtful.
+_FEW = 100
+
 __all__ = ["Evidence", "evidence_of_weights", "exact_evidence"]
 
 
@@ -58,6 +61,12 @@ class Evidence:
                 f"Pareto k-hat is above {threshold:.2f} for {self._count(heavy)} (largest {self.khat.max():.2f}): the "
                 "guide's tails are too light there, and log_evidence is likely too low by more than its standard error."
             )
+        unknown = int((torch.isnan(self.khat) & (self.ess < _FEW) & (self.log_evidence > -math.inf)).sum())
+        if unknown:
+            found.append(
+                f"k-hat is not known for {self._count(unknown)}, with an effective size of {self.ess.min():.1f}: "
+                "too few particles, or too few of them with a weight. Use more particles or a better guide."
+            )
         zero = int((self.log_evidence == -math.inf).sum())
         if zero:
             found.append(f"all weights are zero for {self._count(zero)}: no draw of the guide can have produced it.")
@@ -95,8 +104,8 @@ def evidence_of_weights(log_weights: Float[Tensor, "num_particles *rows"], metho
     degrees = num_particles - 1 if num_particles > 1 else math.nan
     return Evidence(
         log_evidence=peak + mean.log(),
-        standard_error=((relative - 1).square().sum(0) / (num_particles * degrees)).sqrt(),
-        ess=num_particles / relative.square().mean(0).clamp(min=torch.finfo(mean.dtype).tiny),
+        standard_error=((relative - 1).square().sum(0) / (num_particles * degrees)).sqrt().where(mean > 0, math.nan),
+        ess=(num_particles / relative.square().mean(0)).where(mean > 0, 0.0),
         khat=pareto_khat(log_weights),
         num_particles=num_particles,
         method=method,
@@ -122,6 +131,24 @@ def exact_evidence(log_evidence: Float[Tensor, "..."], method: str) -> Evidence:
         method: How it was computed.
     """
     return Evidence(log_evidence, torch.zeros_like(log_evidence), None, None, None, method)
+
+
+def held_constant(before: Tensor | None, now: Tensor | None) -> Tensor | None:
+    """The terms outside the data plate, which must be the same on every chunk of rows.
+
+    Args:
+        before: Those on the chunk before; None on the first.
+        now: Those on this chunk; None where there are none.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if before is not None and now is not None and not torch.equal(before, now):
+        raise ValueError(
+            "The terms outside the data plate differ from batch to batch: they depend on the rows that the programs "
+            "see. Pass batch_size=None."
+        )
+    return now
 
 
 def warn_if_doubtful(evidence: Evidence) -> Evidence:

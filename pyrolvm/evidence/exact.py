@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from pyrolvm.evidence.evidence import Evidence, exact_evidence
+from pyrolvm.evidence.evidence import Evidence, exact_evidence, held_constant
 from pyrolvm.programs import Program, as_arguments, check, chunks, evaluating, structure_of
 from pyrolvm.weights import check_count, draw
 
@@ -58,7 +58,7 @@ def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, d
             if structure.is_joint and batch_size is not None:
                 raise ValueError("'batch_size' must be None where latents tie the data together.")
             weight = draw(model, None, part, {}, counts=lambda _: (1, 1), data_plate=data_plate).log_weight
-        constant = weight.global_
+        constant = held_constant(constant, weight.global_)
         if weight.local is not None:
             values.append(weight.local[0, 0])
     if not values:

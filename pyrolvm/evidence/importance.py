@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyrolvm.evidence.evidence import Evidence, evidence_of_weights, warn_if_doubtful
+from pyrolvm.evidence.evidence import Evidence, evidence_of_weights, held_constant, warn_if_doubtful
 from pyrolvm.programs import (
     Program,
     Structure,
@@ -151,7 +151,7 @@ class _Sampler:
                 sizes = self._particle_chunks(rows_in_play(self.structure, part))
                 draws = [self._draw(part, 1, size).log_weight for size in sizes]
                 parts.append(evidence_of_weights(torch.cat([_local(d) for d in draws]), "importance"))
-            constant = draws[0].global_
+            constant = held_constant(constant, draws[0].global_)
         evidence = _join(parts)
         if constant is None:
             return evidence
@@ -175,12 +175,7 @@ class _Sampler:
                 draws = self._draw(part, num_draws, num_local, global_trace=trace)
             trace = trace or draws.global_trace
             weight = draws.log_weight
-            if global_part is not None and weight.global_ is not None and not torch.equal(global_part, weight.global_):
-                raise ValueError(
-                    "The terms outside the data plate differ from batch to batch: they depend on the rows that the "
-                    "programs see. Pass batch_size=None."
-                )
-            global_part = weight.global_
+            global_part = held_constant(global_part, weight.global_)
             if weight.local is not None:
                 local = _log_mean_exp(weight.local).sum(-1)
                 total = local if total is None else total + local

@@ -4,8 +4,8 @@ import copy
 import math
 import numbers
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyro.infer
@@ -29,6 +29,7 @@ from pyrolvm.programs import (
     module_of,
     on_device,
     parameter_scope,
+    parameters_of,
     refuse_collisions,
     registered_parameters,
     unbind,
@@ -116,13 +117,15 @@ def fit(
         _check_data(plain_model, part)
     refuse_collisions(plain_model, plain_guide)
     base_seed = int(torch.randint(2**31, ())) if seed is None else seed
-    with seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
+    with _frozen(model, guide) as frozen, seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
         _move(state, chosen)
         structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
         unshare_parameters()
         ready = _ready(objective, structure, data_plate)
         judge = None if held_out is None else Validation(plain_model, plain_guide, ready, held_out, patience)
-        loop = Loop(plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge)
+        loop = Loop(
+            plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge, frozen
+        )
         with autoguide_plates(plain_guide):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
     late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
@@ -196,12 +199,24 @@ def _check_data(model: Any, batches: Batches | None) -> None:
         check(value)
 
 
+@contextmanager
+def _frozen(*programs: Program | None) -> Iterator[set[torch.nn.Parameter]]:
+    """Parameters of modules that are not to be trained; Pyro's store turns their gradients on, which is undone."""
+    frozen = {parameter for parameter in parameters_of(*programs) if not parameter.requires_grad}
+    try:
+        yield frozen
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
 def _move(state: Any, device: torch.device | None) -> None:
     """Move a bound pair's parameters, which are leaves of the store."""
     if device is None:
         return
     store = pyro.get_param_store()
-    moved = {n: p.detach().to(device).requires_grad_() for n, p in state["params"].items()}
+    moved = {n: p.detach().to(device).requires_grad_(p.requires_grad) for n, p in state["params"].items()}
     store.set_state({"params": moved, "constraints": state["constraints"]})
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -44,11 +44,13 @@ class Loop:
         learning_rate: float | Callable[[int], float],
         seed: int,
         validation: Validation | None,
+        frozen: Container[Tensor],
     ) -> None:
         self.model, self.guide = model, Empty() if guide is None else guide
         self.objective, self.batches, self.structure = objective, batches, structure
         self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
-        self._parameters = dict.fromkeys(_trainable(model, self.guide))
+        self._frozen = frozen
+        self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
             raise ValueError("there is nothing to fit: neither the model nor the guide has a parameter.")
         self.optimizer = _built(optimizer, list(self._parameters), self._rate(0))
@@ -185,11 +187,17 @@ class Loop:
         """Add parameters that a program made in this step to the optimizer."""
         if len(pyro.get_param_store()) == self._num_stored:
             return
-        new = [p for p in _trainable(self.model, self.guide) if p not in self._parameters]
+        new = [p for p in self._trainable() if p not in self._parameters]
         if new:
             self._parameters.update(dict.fromkeys(new))
             self.optimizer.add_param_group({"params": new})
         self._num_stored = len(pyro.get_param_store())
+
+    def _trainable(self) -> list[Tensor]:
+        """Leaves of Pyro's store and of modules, each once, the frozen ones left out."""
+        stored = [p for _, p in pyro.get_param_store().named_parameters()]
+        leaves = dict.fromkeys([*stored, *parameters_of(self.model, self.guide)])
+        return [p for p in leaves if p.requires_grad and p not in self._frozen]
 
     def forget_later(self, num_parameters: int, num_groups: int) -> None:
         """Take parameters that were made later out of the optimizer; the next step takes them in again.
@@ -223,9 +231,3 @@ def _built(optimizer: Callable[..., Any], parameters: list[Tensor], rate: float)
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(f"'optimizer' must take steps without a closure; {type(built).__name__} needs one.")
     return built
-
-
-def _trainable(*programs: Any) -> list[Tensor]:
-    """Leaves of Pyro's store and of modules, each once."""
-    stored = [p for _, p in pyro.get_param_store().named_parameters()]
-    return [p for p in dict.fromkeys([*stored, *parameters_of(*programs)]) if p.requires_grad]

@@ -95,7 +95,8 @@ class Objective(pyro.infer.ELBO):
             The loss in nats, shape ().
         """
         estimate = self.estimate(self._draw(model, guide, args, kwargs))
-        return -(estimate.value.detach() + (estimate.surrogate - estimate.surrogate.detach()))
+        change = estimate.surrogate - estimate.surrogate.detach()  # 0, with the gradient; NaN where it is infinite
+        return -(estimate.value.detach() + change.where(torch.isfinite(change), 0.0))
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
         """Minus the bound, its gradients added to the parameters' ``.grad``, as ``pyro.infer.SVI`` asks.
@@ -198,10 +199,14 @@ def leave_one_out_mean(x: Tensor, dim: int) -> Tensor:
     """For each entry the mean of the others along a dimension; 0 where there are none.
 
     Args:
-        x: Any tensor.
+        x: Log values; -inf where a weight is zero.
         dim: Dimension of the entries.
     """
     size = x.shape[dim]
     if size == 1:
         return torch.zeros_like(x)
-    return (x.sum(dim, keepdim=True) - x) / (size - 1)
+    zero = x == -math.inf
+    finite = x.masked_fill(zero, 0.0)
+    mean = (finite.sum(dim, keepdim=True) - finite) / (size - 1)
+    others_zero = zero.sum(dim, keepdim=True) - zero.long()
+    return mean.masked_fill(others_zero > 0, -math.inf)

@@ -1,5 +1,6 @@
 """The importance-weighted evidence lower bound."""
 
+import math
 import warnings
 from typing import Literal
 
@@ -157,4 +158,5 @@ def _control_variate(log_weight: Tensor, bound: Tensor, dim: int) -> Tensor:
     others = leave_one_out_mean(weight, -1)
     eye = torch.eye(size, dtype=torch.bool, device=weight.device)
     replaced = torch.where(eye, others.unsqueeze(-1), weight.unsqueeze(-2))  # row k: particle k replaced
-    return bound.unsqueeze(dim) - log_mean_exp(replaced, -1).movedim(-1, dim)
+    baseline = log_mean_exp(replaced, -1).movedim(-1, dim)
+    return bound.unsqueeze(dim) - baseline.masked_fill(baseline == -math.inf, 0.0)

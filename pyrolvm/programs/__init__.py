@@ -21,7 +21,7 @@ from pyrolvm.programs.binding import (
     unshare_parameters,
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
-from pyrolvm.programs.modules import module_of, modules_in_reach
+from pyrolvm.programs.modules import evaluation_mode, module_of, modules_in_reach
 from pyrolvm.programs.plates import (
     SharedRows,
     active_minibatch,
@@ -58,6 +58,7 @@ __all__ = [
     "device_of",
     "dtype_of",
     "evaluating",
+    "evaluation_mode",
     "existing_parameters",
     "first_invalid_site",
     "forget",

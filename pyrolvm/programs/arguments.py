@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pyrolvm.programs.binding import device_of
+from pyrolvm.programs.binding import BoundProgram, device_of
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import minibatch
 from pyrolvm.programs.runs import Program
@@ -28,19 +28,22 @@ def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
     return list(dict.fromkeys(p for module in modules if module is not None for p in module.parameters()))
 
 
-def dtype_of(*programs: Program | None) -> torch.dtype:
-    """The floating dtype that programs compute in: their parameters', else torch's default.
+def dtype_of(*programs: Program | None) -> torch.dtype | None:
+    """The floating dtype of the programs' parameters; None where they have none.
 
     Args:
         *programs: Pyro programs.
     """
     modules = [module for module in map(module_of, programs) if module is not None]
-    floating = [p.dtype for module in modules for p in module.parameters() if p.dtype.is_floating_point]
-    return floating[0] if floating else torch.get_default_dtype()
+    bound = [program.state["params"].values() for program in programs if isinstance(program, BoundProgram)]
+    leaves = [p for module in modules for p in module.parameters()] + [p for params in bound for p in params]
+    return next((p.dtype for p in leaves if p.dtype.is_floating_point), None)
 
 
 def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any = None) -> tuple[Any, ...]:
-    """Arguments with arrays and frames turned into tensors, floats in the programs' dtype.
+    """Arguments with arrays and frames turned into tensors, floats in the dtype of the programs' parameters.
+
+    Where programs have no parameters yet, arrays take torch's default dtype and tensors keep theirs.
 
     Args:
         args: Positional arguments of the programs.
@@ -55,7 +58,7 @@ def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any =
     return tuple(_as_argument(value, dtype, device) for value in args)
 
 
-def _as_argument(value: Any, dtype: torch.dtype, device: Any) -> Any:
+def _as_argument(value: Any, dtype: torch.dtype | None, device: Any) -> Any:
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     if isinstance(value, np.ndarray):
@@ -63,6 +66,7 @@ def _as_argument(value: Any, dtype: torch.dtype, device: Any) -> Any:
             raise TypeError(f"data must hold numbers; got an array of dtype {value.dtype}.")
         native = value.dtype.newbyteorder("=")
         value = torch.as_tensor(np.require(value, native, ["C_CONTIGUOUS", "WRITEABLE"]))
+        dtype = torch.get_default_dtype() if dtype is None else dtype
     if not isinstance(value, Tensor):
         return value
     return value.to(device=device, dtype=dtype if value.dtype.is_floating_point else None)

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.programs.modules import module_of, modules_in_reach
+from pyrolvm.programs.modules import evaluation_mode, module_of
 from pyrolvm.programs.runs import Program, run_apart
 from pyrolvm.seeding import seeded
 
@@ -263,16 +263,8 @@ def evaluating(*programs: Program | None) -> Iterator[None]:
     Raises:
         ValueError: When a program in the block would create a parameter.
     """
-    modules = [module for program in programs for module in modules_in_reach(program)]
-    training = [part for module in modules for part in module.modules() if part.training]
-    try:
-        for module in training:
-            module.training = False
-        with existing_parameters(), torch.no_grad(), on_device(device_of(*programs)):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(*programs), existing_parameters(), torch.no_grad(), on_device(device_of(*programs)):
+        yield
 
 
 def bind(

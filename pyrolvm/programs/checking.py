@@ -192,6 +192,6 @@ def _key(args: Any, kwargs: Any, data_plate: str | None) -> Any:
 def _kind(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device
-    if isinstance(value, str | int | float | bool | None):
+    if isinstance(value, str | int | bool | None):  # floats (temperatures, weights) change from step to step
         return value
     return type(value), getattr(value, "shape", None)

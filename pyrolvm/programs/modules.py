@@ -2,12 +2,14 @@
 
 import functools
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from torch.nn import Module
 
-__all__ = ["module_of", "modules_in_reach"]
+__all__ = ["evaluation_mode", "module_of", "modules_in_reach"]
 
 
 def module_of(program: Any, *, methods: bool = True) -> Module | None:
@@ -65,3 +67,21 @@ def _unwrapped(program: Any, given: list[Any] | None = None) -> Any:
         else:
             break
     return program
+
+
+@contextmanager
+def evaluation_mode(*programs: Any) -> Iterator[None]:
+    """Put the modules in reach of programs into evaluation mode for the block: no dropout, no running averages.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    modules = [module for program in programs for module in modules_in_reach(program)]
+    training = [part for module in modules for part in module.modules() if part.training]
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part in training:
+            part.training = True

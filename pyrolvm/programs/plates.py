@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyro
+import torch
 from jaxtyping import Int
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
@@ -54,6 +55,18 @@ class Minibatch(Messenger):
         else:
             self._fix_size(msg)
 
+    def _postprocess_message(self, msg: Any) -> None:
+        """Put parameters with a row for each datum in the order of a batch of all rows, which Pyro leaves alone."""
+        event_dim = msg["kwargs"].get("event_dim") if msg["type"] in ("param", "subsample") else None
+        if event_dim is None or len(self.rows) < self.num_data:
+            return
+        for frame in msg["cond_indep_stack"]:
+            value, dim = msg["value"], (frame.dim or 0) - event_dim
+            if frame.name == self.name and frame.vectorized and value.dim() >= -dim and value.shape[dim] != 1:
+                msg["value"] = value.index_select(dim, self.rows.to(value.device))
+                if hasattr(value, "unconstrained"):
+                    msg["value"].unconstrained = value.unconstrained
+
     def _fix_rows(self, msg: Any) -> None:
         size = msg["fn"].size
         if size not in (self.num_data, len(self.rows)):
@@ -92,7 +105,8 @@ def minibatch(num_data: int, rows: Int[Tensor, "batch"], *, data_plate: str = "d
         data_plate: Name of the data plate.
 
     Raises:
-        ValueError: If the rows are not a non-empty vector of at most N entries.
+        TypeError: If the rows are no integers.
+        ValueError: If the rows are not a non-empty vector of at most N entries, each in 0..N-1.
 
     Example:
         >>> import torch
@@ -104,6 +118,10 @@ def minibatch(num_data: int, rows: Int[Tensor, "batch"], *, data_plate: str = "d
     """
     if rows.dim() != 1 or not 0 < len(rows) <= num_data:
         raise ValueError(f"'rows' must have shape (B,) with 1 <= B <= num_data={num_data}; got {tuple(rows.shape)}.")
+    if rows.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"'rows' must hold row numbers, of dtype torch.int64; got {rows.dtype}.")
+    if rows.device.type == "cpu" and not 0 <= int(rows.min()) <= int(rows.max()) < num_data:
+        raise ValueError(f"'rows' must lie in 0..{num_data - 1}; got {int(rows.min())} to {int(rows.max())}.")
     with Minibatch(num_data, rows, data_plate):
         yield
 

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from pyrolvm.programs.plates import is_subsample
 from pyrolvm.programs.runs import is_enumerated
 
-__all__ = ["PairError", "Problem", "ShapeCheck", "coverage_problems", "subsampling_problems"]
+__all__ = ["PairError", "Problem", "ShapeCheck", "auxiliary_problems", "coverage_problems", "subsampling_problems"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,43 @@ def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, 
         problems.append(
             Problem("missing-in-model", extra, f"The guide draws {_quote(extra)}, which the model {why}.", remedy)
         )
+    problems += _infer_problems(latents, guide_sites)
     for name in latents:
         if name in guide_sites:
             problems += _support_problems(name, latents[name], guide_sites[name])
     return problems
+
+
+def _infer_problems(latents: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> Iterator[Problem]:
+    observed = tuple(n for n, s in guide_sites.items() if s["is_observed"] and type(s["fn"]).__name__ != "Unit")
+    if observed:
+        yield Problem(
+            "observed-in-guide",
+            observed,
+            f"The guide observes {_quote(observed)}, so its log-density would count as the guide's.",
+            "Leave observed sites out of the guide; in place of AutoNormalMessenger and its kin use AutoNormal.",
+        )
+    sampled = tuple(n for n, s in latents.items() if is_enumerated(s) and s["infer"].get("num_samples") is not None)
+    if sampled:
+        yield Problem(
+            "enumeration-by-sampling",
+            sampled,
+            f"Site {_quote(sampled)} is marked with num_samples, so its sum would be an estimate.",
+            "Leave num_samples out to sum over every value, or draw the site in the guide.",
+        )
+
+
+def auxiliary_problems(names: tuple[str, ...]) -> list[Problem]:
+    """Auxiliary sites of the guide that no latent is a function of.
+
+    Args:
+        names: Names of such sites.
+    """
+    if not names:
+        return []
+    what = f"The guide draws auxiliary {_quote(names)}, which no latent is a function of, so the weights bound nothing."
+    remedy = "Give the model a site of the same name, its reverse density, or sum it out in the guide."
+    return [Problem("unmatched-auxiliary", names, what, remedy)]
 
 
 class PairError(ValueError):

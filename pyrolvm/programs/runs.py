@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 
+from pyrolvm.programs.modules import evaluation_mode
 from pyrolvm.programs.plates import Minibatch, SharedRows, active_minibatch, autoguide_plates, is_subsample
 
 __all__ = [
@@ -129,7 +130,7 @@ def run_pair(
         The traces of the model and of the guide.
     """
     guide = Empty() if guide is None else guide
-    with SharedRows(), autoguide_plates(guide), torch.no_grad():
+    with evaluation_mode(model, guide), SharedRows(), autoguide_plates(guide), torch.no_grad():
         guide_trace = traced(guide if kept is None else poutine.replay(guide, trace=kept), args, kwargs)
         model_trace = traced(poutine.replay(model, guide_trace), args, kwargs)
     return model_trace, guide_trace

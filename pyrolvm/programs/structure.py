@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyrolvm.programs.plates import active_minibatch
-from pyrolvm.programs.problems import Problem, ShapeCheck, coverage_problems, subsampling_problems
+from pyrolvm.programs.problems import Problem, ShapeCheck, auxiliary_problems, coverage_problems, subsampling_problems
 from pyrolvm.programs.runs import Program, apart, is_enumerated, plates_of, run_pair, sample_sites
 from pyrolvm.programs.ties import Ties
 
@@ -65,7 +65,13 @@ def signature(
         data_plate: The data plate asked for by the caller.
     """
     return (data_plate,) + tuple(
-        (name, site["is_observed"], tuple(p for p in plates_of(site) if not p.startswith("_particles")))
+        (
+            name,
+            site["is_observed"],
+            site["infer"].get("enumerate"),
+            site["fn"].has_rsample,
+            tuple(p for p in plates_of(site) if not p.startswith("_particles")),
+        )
         for sites in (model_sites, guide_sites)
         for name, site in sites.items()
     )
@@ -100,8 +106,11 @@ def _inspect(
     candidate, more = _find_data_plate(_all_sites(model_sites, guide_sites), data_plate)
     problems += more
     ties: tuple[str, ...] = ()
+    again = Ties(model, guide, args, kwargs, candidate, model_trace, guide_trace)
+    if not problems:
+        problems += auxiliary_problems(again.unmatched())
     if candidate is not None and not problems:
-        ties = Ties(model, guide, args, kwargs, candidate, model_trace, guide_trace).find()
+        ties = again.find()
     chosen = candidate if candidate is not None and not ties else None
     problems += subsampling_problems(_all_sites(model_sites, guide_sites), candidate, ties)
     drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pyro.poutine.trace_struct import Trace
+from torch import Tensor
 
 from pyrolvm.programs.runs import Program, is_enumerated, plates_of, run_pair, sample_sites
 
@@ -20,13 +21,13 @@ class Ties:
     guide: Program | None
     args: Any
     kwargs: Any
-    plate: str
+    plate: str | None
     model_trace: Trace
     guide_trace: Trace
 
     def find(self) -> tuple[str, ...]:
         """Names of the sites that tie the rows; empty where none does."""
-        return self._by_place() or self._by_guide() or self._by_model()
+        return self._by_place() or self._by_guide() or self._by_density()
 
     def _by_place(self) -> tuple[str, ...]:
         """Enumerated sites outside the data plate, and latents that the model has inside and the guide outside."""
@@ -53,21 +54,28 @@ class Ties:
         after: Any = again.nodes
         return {n for n in names if torch.equal(before[n]["value"], after[n]["value"])}
 
-    def _by_model(self) -> tuple[str, ...]:
-        """Sites of the model outside the data plate whose density changes with the latents inside of it."""
-        outside = self._outside(sample_sites(self.model_trace))
+    def _by_density(self) -> tuple[str, ...]:
+        """Sites outside the data plate whose density changes with the latents inside of it."""
         drawn = {n: s for n, s in sample_sites(self.guide_trace).items() if not s["is_observed"]}
         global_ = list(self._outside(drawn))
-        if not outside or len(global_) == len(drawn):
+        if len(global_) == len(drawn):
             return ()
-        again, _ = self._run_with(global_)
-        for trace in (self.model_trace, again):
-            trace.compute_log_prob(lambda name, _: name in outside)
-        return tuple(
-            name
-            for name, site in outside.items()
-            if name in again.nodes and not torch.equal(site["log_prob"], again.nodes[name]["log_prob"])
-        )
+        names: list[str] = []
+        for before, after in zip((self.model_trace, self.guide_trace), self._run_with(global_), strict=True):
+            outside = [name for name in self._outside(sample_sites(before)) if name in after.nodes]
+            names += [n for n in outside if not torch.equal(_log_prob(before, n), _log_prob(after, n))]
+        return tuple(dict.fromkeys(names))
+
+    def unmatched(self) -> tuple[str, ...]:
+        """Auxiliary sites of the guide that can be drawn anew while every latent stays: none is their image."""
+        sites = sample_sites(self.guide_trace)
+        auxiliary = [n for n, s in sites.items() if s["infer"].get("is_auxiliary") and not s["is_observed"]]
+        return tuple(name for name in auxiliary if self._is_free(name, sites))
+
+    def _is_free(self, name: str, sites: Mapping[str, Any]) -> bool:
+        _, again = self._run_with([other for other in sites if other != name and not sites[other]["is_observed"]])
+        others = [other for other in sites if other != name and other in again.nodes]
+        return all(bool(torch.isfinite(_log_prob(again, other)).all()) for other in others)
 
     def _outside(self, sites: Mapping[str, Any]) -> dict[str, Any]:
         return {name: site for name, site in sites.items() if self.plate not in plates_of(site)}
@@ -77,3 +85,8 @@ class Ties:
         kept = Trace()
         kept.nodes.update({name: self.guide_trace.nodes[name] for name in names})
         return run_pair(self.model, self.guide, self.args, self.kwargs, kept)
+
+
+def _log_prob(trace: Trace, name: str) -> Tensor:
+    site: Any = trace.nodes[name]
+    return torch.as_tensor(site["fn"].log_prob(site["value"]))

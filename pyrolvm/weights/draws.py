@@ -20,12 +20,14 @@ from pyrolvm.programs import (
     Structure,
     apart,
     autoguide_plates,
+    evaluation_mode,
     forget,
     sample_sites,
     signature,
     structure_of,
     traced,
 )
+from pyrolvm.weights.broadcasting import agree
 from pyrolvm.weights.terms import Parts, log_density_parts
 
 __all__ = ["Draws", "Latent", "draw"]
@@ -155,7 +157,7 @@ def _refuse_guide_enumeration(structure: Structure) -> None:
         )
 
 
-_broadcasting: "weakref.WeakKeyDictionary[Structure, bool]" = weakref.WeakKeyDictionary()
+_broadcasting: "weakref.WeakKeyDictionary[Structure, dict[tuple[int, int], bool]]" = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -173,9 +175,12 @@ class _Run:
     def draws(self, num_global: int, num_local: int, vectorize: bool, global_trace: Trace | None) -> Draws:
         if not (self.structure.local_latents or self.structure.global_latents):
             return _expand(self.once(1, 1, global_trace), num_global, num_local)
-        as_drawn_singly = global_trace is not None and _MEMBERS in global_trace.nodes
         with SharedRows():
-            if num_global * num_local == 1 or (vectorize and not as_drawn_singly and self.broadcasts()):
+            if global_trace is not None and num_global > 1:  # drawn on as the globals were drawn
+                at_once = _MEMBERS not in global_trace.nodes
+            else:
+                at_once = num_global * num_local == 1 or (vectorize and self.broadcasts(num_global, num_local))
+            if at_once:
                 return self.once(num_global, num_local, global_trace)
             return self.looped(num_global, num_local, global_trace)
 
@@ -243,24 +248,28 @@ class _Run:
         lead = (num_global, num_local) if is_local else (num_global,)
         return Latent(value.reshape(*lead, *own, *event), is_local, bool(site["infer"].get("is_auxiliary")))
 
-    def broadcasts(self) -> bool:
-        """Whether two particles run at once have the densities they have one by one."""
-        if self.structure not in _broadcasting:
-            with apart(), torch.no_grad():
-                _broadcasting[self.structure] = self._try_two()
-        return _broadcasting[self.structure]
+    def broadcasts(self, num_global: int, num_local: int) -> bool:
+        """Whether particles run at once, as many as asked for or two, have the densities they have one by one."""
+        pattern = (min(num_global, 2), min(num_local, 2))
+        known = _broadcasting.setdefault(self.structure, {})
+        if pattern not in known:
+            with apart(), torch.no_grad(), evaluation_mode(self.model, self.guide), SharedRows():
+                verdict, settled = self._try(*pattern)
+            if not settled:  # right for these draws; asked again for the next
+                return verdict
+            known[pattern] = verdict
+        return known[pattern]
 
-    def _try_two(self) -> bool:
-        num_global = 2 if self.structure.global_latents else 1
-        num_local = 2 if self.structure.local_latents else 1
+    def _try(self, num_global: int, num_local: int) -> tuple[bool, bool]:
         try:
             both = self.once(num_global, num_local)
+            ends = ((0, 0), (num_global - 1, num_local - 1))
+            singles = [(self.once(1, 1, _slice(both, m, k)), m, k) for m, k in ends]
         except _StructureChanged:
             raise
         except Exception:  # a program that was not written for two particles may raise anything
-            return False
-        pairs = {(0, 0), (num_global - 1, num_local - 1)}
-        return all(_agree(both, self.once(1, 1, _slice(both, m, k)), m, k) for m, k in pairs)
+            return False, True
+        return agree(both, singles)
 
 
 def _wrap(program: Program, plates: list[Callable[[], _Particles]]) -> Program:
@@ -295,18 +304,6 @@ def _slice(draws: Draws, m: int, k: int) -> Trace:
         value = value[m, k] if is_local else value[m]
         trace.nodes[name] = {"type": "sample", "is_observed": False, "value": value, "infer": {}}
     return trace
-
-
-def _agree(both: Draws, single: Draws, m: int, k: int) -> bool:
-    for name in ("log_likelihood", "log_prior", "log_guide"):
-        pair, one = getattr(both, name), getattr(single, name)
-        for a, b in ((pair.local, one.local), (pair.global_, one.global_)):
-            if a is not None:
-                a, b = (a[m, k], b[0, 0]) if a.dim() == 3 else (a[m], b[0])
-                tolerance = 1e-3 if a.dtype == torch.float32 else 1e-7
-                if not torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True):
-                    return False
-    return True
 
 
 def _expand(draws: Draws, num_global: int, num_local: int) -> Draws:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, existing_parameters
+from pyrolvm.programs import Program, Structure, as_arguments, evaluation_mode, existing_parameters
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws, draw
 from pyrolvm.weights.terms import Parts
@@ -164,7 +164,7 @@ def log_weights(
     check_count("num_particles", num_particles)
     check_count("num_global_particles", num_global_particles)
     args = as_arguments(args, model, guide)
-    with seeded(seed), existing_parameters():
+    with seeded(seed), existing_parameters(), evaluation_mode(model, guide):
         draws = draw(
             model,
             guide,

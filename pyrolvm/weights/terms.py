@@ -94,13 +94,18 @@ def log_density_parts(
     layout = _Layout.of(model_trace, data_plate, particle_plates, counts)
     likelihood, prior = _model_terms(model_trace, guide_trace)
     guide = [(layout.ordinal(site), site["packed"]["log_prob"], site) for site in _samples(guide_trace)]
-    score = [(t, term) for t, term, site in guide if not site["fn"].has_rsample]
+    score = [(t, _unscaled(site)) for t, _, site in guide if not site["fn"].has_rsample]
     return (
         layout.fold(likelihood),
         layout.fold(prior),
         layout.fold([(t, term) for t, term, _ in guide]),
         layout.fold(score),
     )
+
+
+def _unscaled(site: Any) -> Any:
+    """Log-density of a site with its mask and without its scale, packed."""
+    return packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
 
 
 def _samples(trace: Trace) -> list[Any]:
@@ -170,8 +175,7 @@ def _model_terms(model_trace: Trace, guide_trace: Trace) -> tuple[Terms, Terms]:
             factors.setdefault(ordinal, []).append(site["packed"]["unscaled_log_prob"])
             scales.append((site["name"], site["scale"]))
         elif sum_dims.intersection(site["packed"]["log_prob"]._pyro_dims):
-            masked = packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
-            factors.setdefault(ordinal, []).append(masked)
+            factors.setdefault(ordinal, []).append(_unscaled(site))
             scales.append((site["name"], site["scale"]))
         else:
             (likelihood if site["is_observed"] else prior).append((ordinal, site["packed"]["log_prob"]))

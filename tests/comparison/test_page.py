@@ -138,7 +138,9 @@ def test_pictures(local, joint):
     before = dict(rcParams)
     for comparison in (local, joint):
         for plot in (comparison.plot_losses, comparison.plot_evidence, comparison.plot_khat):
-            assert isinstance(plot(), Figure)
+            picture = plot()
+            assert isinstance(picture, Figure)
+            assert picture._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     assert dict(rcParams) == before
     axes = joint.plot_evidence().axes[0]
     assert any(list(line.get_xdata()) == [-15.888, -15.888] for line in axes.lines)

@@ -174,6 +174,16 @@ def test_autonormal_over_local_latents_learns_the_data_s_rows(objective):
     assert ((draws.mean(0) - autoguide.median(X)["z"]).abs() < 4.5 * error).all()
 
 
+@pytest.mark.parametrize("objective", [lvm.objectives.ELBO(), Trace_ELBO()], ids=["ours", "pyro's"])
+def test_a_batch_of_all_rows_is_in_its_own_order(objective):
+    """Pyro takes rows of parameters only where there are fewer rows than data."""
+    options = {"num_steps": 60, "learning_rate": 0.1, "objective": objective}
+    shuffled, whole = AutoDelta(model), AutoDelta(model)
+    fit(model, shuffled, X, batch_size=NUM_DATA, **options)
+    fit(model, whole, X, **options)
+    torch.testing.assert_close(shuffled.z, whole.z)
+
+
 def test_autodelta_in_minibatches_is_the_mode_of_each_row():
     autoguide = AutoDelta(model)
     fit(model, autoguide, X, num_steps=210, batch_size=4, learning_rate=decaying)

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pyrolvm.cli.collection import guide_name
 from pyrolvm.cli.errors import FAILED, in_flags
 from pyrolvm.cli.fitting import build
 from pyrolvm.cli.options import DataArgument, DataOptions, ModelArgument, ModelOptions
@@ -34,7 +35,7 @@ def check(
     from pyrolvm.programs import as_arguments
 
     task = task_of(model, data, data_options, model_options)
-    name = guide or task.model.guide or "none"
+    name = guide_name(guide) if guide else task.model.guide or "none"
     built, built_guide = build(task, name, seed=0)
     args = as_arguments(task.args, built, built_guide)
     report = check_pair(built, built_guide, *args)

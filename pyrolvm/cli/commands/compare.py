@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pyrolvm.cli.collection import guide_name
 from pyrolvm.cli.files import check_writable, write_whole
 from pyrolvm.cli.fitting import default_guide, threads_for
 from pyrolvm.cli.options import (
@@ -80,5 +81,5 @@ def _objectives(text: str, num_particles: int | None) -> dict[str, Any]:
 
 
 def _guides(task: Task, text: str | None) -> dict[str, Any]:
-    names = task.model.guides if text is None else words(text, "--guides")
+    names = task.model.guides if text is None else tuple(map(guide_name, words(text, "--guides")))
     return {name: task.make_guide(name) for name in names or (default_guide(task),)}
