@@ -40,7 +40,7 @@ class Stream(IterableDataset):
 
 KINDS = {
     "tensor": lambda: X,
-    "float32": lambda: X.float(),
+    "array of float32": lambda: X.float().numpy(),
     "array": lambda: X.numpy(),
     "read-only array": lambda: np.frombuffer(X.numpy().tobytes()),
     "big-endian array": lambda: X.numpy().astype(">f8"),
@@ -150,7 +150,8 @@ def test_floats_take_the_dtype_of_the_modules():
     module = torch.nn.Linear(1, 1).float()
     assert batches_of((X, torch.arange(12)), None, module).everything()[0].dtype == torch.float32
     assert batches_of(Items(), 4, None, module).first(0).args[0].dtype == torch.float32
-    assert batches_of(X, None).everything()[0].dtype == torch.get_default_dtype()
+    assert batches_of(X.float(), None).everything()[0].dtype == torch.float32  # where there is none, it stays
+    assert batches_of(X.float().numpy(), None).everything()[0].dtype == torch.get_default_dtype()
 
 
 def test_no_data():

@@ -84,7 +84,7 @@ def test_the_step_that_is_named_is_the_first_bad_one():
 def a_loop(num_data=12):
     pyro.param("slope", torch.tensor(0.0))
     structure, _ = inspect_pair(model, guide, (X,), {}, None)
-    return Loop(model, guide, lvm.objectives.ELBO(), batches_of(X, None), structure, torch.optim.Adam, 0.1, 0, None)
+    return Loop(model, guide, lvm.objectives.ELBO(), batches_of(X, None), structure, torch.optim.Adam, 0.1, 0, None, ())
 
 
 def test_a_snapshot_goes_back_to_where_it_was_taken():

@@ -126,12 +126,12 @@ class Recognition(PyroModule):
             pyro.sample("z", dist.Normal(self.network(x[:, None])[:, 0], 0.6))
 
 
-@pytest.mark.filterwarnings("ignore:Pareto k-hat")
+@pytest.mark.filterwarnings("ignore:.*k-hat")
 def test_dropout_is_off_in_evaluation_and_on_in_training():
     recognition = Recognition()
     recognition.network[2].eval()  # a part that the user has put in evaluation mode stays there
     result = fit(model, recognition, X, num_steps=3)
-    assert set(recognition.modes) == {True}
+    assert recognition.modes[-3:] == [True] * 3
     recognition.modes.clear()
     lvm.evidence.importance(result.model, result.guide, X, num_particles=100, seed=0)
     lvm.objectives.IWELBO(3).bound(result.model, result.guide, X, seed=0)

@@ -14,13 +14,26 @@ from pyrolvm.programs import active_minibatch, as_arguments, chunks, count_rows,
 
 def test_arrays_and_frames_become_tensors_of_the_programs_dtype():
     single = torch.nn.Linear(1, 1).float()
-    given = (X, X.numpy(), pd.Series(X.numpy()), X.half(), np.arange(3), torch.tensor([True]), "name", None, 3)
-    for program, dtype in ((model, torch.float64), (single, torch.float32), (functools.partial(single), torch.float32)):
+    bound = lvm.bind(mixture, None, X)[0]
+    given = (X.half(), X.numpy(), pd.Series(X.float().numpy()), np.arange(3), torch.tensor([True]), "name", None, 3)
+    for program, dtype in (
+        (bound, torch.float64),
+        (single, torch.float32),
+        (functools.partial(single), torch.float32),
+    ):
         taken = as_arguments(given, program, None)
-        assert [value.dtype for value in taken[:4]] == [dtype] * 4
-        assert [value.dtype for value in taken[4:6]] == [torch.int64, torch.bool]
-        assert taken[6:] == ("name", None, 3)
-    assert as_arguments((X,), model)[0] is X
+        assert [value.dtype for value in taken[:3]] == [dtype] * 3
+        assert [value.dtype for value in taken[3:5]] == [torch.int64, torch.bool]
+        assert taken[5:] == ("name", None, 3)
+    assert as_arguments((X,), bound)[0] is X
+
+
+def test_without_parameters_tensors_keep_their_dtype():
+    taken = as_arguments((X.half(), X.float().numpy()), model, None)
+    assert [value.dtype for value in taken] == [torch.float16, torch.float64]
+
+
+def test_the_device_of_arguments():
     assert as_arguments((X,), model, device="meta")[0].device.type == "meta"
     assert as_arguments((X,), torch.nn.Linear(1, 1).to("meta"))[0].device.type == "meta"
 
@@ -41,9 +54,8 @@ def test_arrays_that_hold_no_numbers(array):
 
 
 def test_dtype_of_programs():
-    assert dtype_of(model, None) == torch.get_default_dtype() == torch.float64
-    torch.set_default_dtype(torch.float32)
-    assert dtype_of(model) == torch.float32
+    assert dtype_of(model, None) is None
+    assert dtype_of(model, lvm.bind(mixture, None, X)[0]) == torch.float64
     integers = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1, dtype=torch.int64), requires_grad=False)])
     assert dtype_of(integers, torch.nn.Linear(1, 1).double()) == torch.float64
 
@@ -92,6 +104,7 @@ def test_chunks_need_aligned_rows(args):
         list(chunks(args, 2, "data"))
 
 
+@pytest.mark.filterwarnings("ignore:k-hat is not known")
 @pytest.mark.parametrize("batch_size", [1, 5, None])
 def test_evaluation_in_chunks_is_evaluation(batch_size):
     """With z summed out the chunks' numbers are those of all the data at once."""

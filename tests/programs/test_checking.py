@@ -54,13 +54,7 @@ def test_a_right_pair():
 RIGHT = {
     "enumerated": (mixture, None),
     "a wider support in the model": (model, guide_with(("z", dist.LogNormal(torch.zeros(()), 1.0)))),
-    "an auxiliary site": (
-        model,
-        lambda x: (
-            pyro.sample("aux", normal(), infer={"is_auxiliary": True}),
-            guide_with(("z", normal()))(x),
-        ),
-    ),
+    "an auxiliary site whose image is the latent": (model, AutoDiagonalNormal(model)),
     "a guide that observes": (model, lambda x: (pyro.factor("score", torch.tensor(0.3)), guide(x))),
     "a leading dimension of size 1": (model, guide_with(("z", normal(1)))),
     "AutoNormal": (model, AutoNormal(model)),
@@ -110,6 +104,15 @@ def test_right_pairs(pair):
             "support-mismatch",
             ("z",),
             "Site 'z' must lie in GreaterThanEq.lower_bound=0.0., the model's support; the guide draws others",
+        ),
+        (
+            (
+                model,
+                lambda x: (pyro.sample("aux", normal(), infer={"is_auxiliary": True}), guide_with(("z", normal()))(x)),
+            ),
+            "unmatched-auxiliary",
+            ("aux",),
+            "The guide draws auxiliary 'aux', which no latent is a function of",
         ),
         ((model, guide_with(("z", normal(11)))), "does-not-run", (), "Running the pair raises ValueError: Shape mism"),
         ((lambda: None, guide), "does-not-run", (), "Running the pair raises TypeError: .*positional.*Run model"),

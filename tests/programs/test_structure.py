@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from fitting.pairs import X, guide, mixture, model
+from fitting.pairs import X, mixture, model
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.poutine import Trace
 
@@ -195,12 +195,15 @@ def closing_term(x):
     pyro.sample("sum", dist.Normal(z.sum(-1), 1.0), obs=torch.tensor(0.0))
 
 
-def test_an_auxiliary_site_that_ties_nothing():
-    def helped(x):
-        pyro.sample("aux", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
-        guide(x)
+def test_an_auxiliary_site_inside_the_plate_ties_nothing():
+    def image(x):
+        with lvm.data_plate(x):
+            aux = pyro.sample("aux", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * aux, log_density=-torch.log(torch.tensor(2.0))))
 
-    assert structure(model, helped, X).data_plate == "data"
+    found = structure(model, image, X)
+    assert found.data_plate == "data"
+    assert found.local_latents == ("aux", "z")
 
 
 # ------------------------------------------------------------------------------------------- runs on the side
