@@ -88,7 +88,7 @@ def _report(error: BaseException, debug: bool) -> int:
     message, code = explain(error)
     if debug:
         traceback.print_exception(error)
-    print(f"pyrolvm: {message}", file=sys.stderr)
+    print(f"pyrolvm: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -142,6 +142,7 @@ def _say(line: str) -> None:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 @contextmanager

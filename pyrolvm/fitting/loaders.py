@@ -131,9 +131,6 @@ class _WithRows(Dataset[Any]):
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, row: int) -> tuple[int, Any]:
         return row, self.dataset[row]
 

@@ -52,7 +52,9 @@ class Loop:
         self._frozen = frozen
         self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
-            raise ValueError("there is nothing to fit: neither the model nor the guide has a parameter.")
+            raise ValueError(
+                "there is nothing to fit: neither the model nor the guide has a parameter that is not frozen."
+            )
         self.optimizer = _built(optimizer, list(self._parameters), self._rate(0))
         self._blocks: list[Tensor] = []
         self._step = 0

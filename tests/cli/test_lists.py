@@ -48,7 +48,7 @@ def test_no_command_shows_the_help(run: Callable[..., Any]) -> None:
     assert "Commands:" in outcome.out + outcome.err
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=str)
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda entry: entry.name)
 def test_every_entry_names_things_that_are_there(model: Any) -> None:
     assert model.guide in model.guides
     assert set(model.guides) <= set(GUIDES)

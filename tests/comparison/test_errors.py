@@ -215,7 +215,7 @@ def test_schools_take_two_arguments():
 
 
 def test_frozen_model_and_nothing_else_to_fit():
-    match = "there is nothing to fit: the model is frozen, and the guide has no parameter"
+    match = "there is nothing to fit: neither the model nor the guide has a parameter that is not frozen"
     guides = {"still": lambda model: local_guide_without_parameters}
     check_refused(ValueError, match, Linear, guides, freeze_model=True)
     options = {"fit_options": {"optimizer": torch.optim.Adam([torch.zeros(1)], lr=0.1)}, "freeze_model": True}

@@ -105,16 +105,42 @@ def test_a_failure_that_does_not_come_back():
 
 
 def test_parameters_made_after_the_snapshot():
-    """A restored loop takes them in again, as it met them."""
+    """Going back to before they were made takes them out of the optimizer; they are kept, and bound."""
 
     def late(x):
         late.calls += 1
-        slope = pyro.param("slope", torch.tensor(0.0))
+        slope = pyro.param("slope", torch.tensor(0.6))
         if late.calls > 10:
-            slope = slope + pyro.param("late", torch.tensor(0.1))
+            slope = slope + pyro.param("late", torch.tensor(5.0))
         with lvm.data_plate(x):
-            pyro.sample("z", dist.Normal(slope * x, 1.0))
+            pyro.sample("z", dist.Normal(slope * x, 0.6))
 
     late.calls = 0
-    result = fit(model, late, X, num_epochs=8, batch_size=6, validation=X - 9.0, patience=20)
+    result = fit(model, late, X, num_epochs=8, batch_size=6, validation=X, patience=20, learning_rate=1e-4)
+    values = [value for _, value in result.validation]
+    assert max(values[:3]) > max(values[-3:]) + 100
     assert set(result.guide.parameters) == {"slope", "late"}
+
+
+def test_an_error_of_the_user_s_program_while_steps_are_taken_again():
+    def careless(x):
+        careless.calls += 1
+        if careless.calls > 55:
+            raise ValueError("mine alone")
+        guide(x)
+
+    careless.calls = 0
+    with pytest.raises(ValueError, match="^mine alone$"):
+        fit(model, careless, X, num_steps=50, learning_rate=1e5)
+
+
+def test_a_parameter_that_is_lost_before_pyro_s_checks_see_it():
+    """In the first epoch Pyro checks values; what it stops at is the step after the bad one."""
+
+    def root(x):
+        slope = pyro.param("slope", torch.tensor(0.0))
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(slope.sqrt() * x, 1.0))
+
+    with pytest.raises(ValueError, match="at step 0 the loss is .*: the gradient of parameter 'slope' is not finite"):
+        fit(model, root, X, num_epochs=1, batch_size=2)

@@ -140,6 +140,13 @@ def test_modules_train_in_place_also_inside_partial_and_methods():
     assert ((evidence.log_evidence - log_evidence(X)).abs() < 4.5 * evidence.standard_error).all()
 
 
+def test_a_device_by_name():
+    module_model, module_guide, (x,) = CASES["local, modules"].make()
+    result = fit(module_model, module_guide, x, num_steps=2, device="cpu")
+    assert result.model is module_model
+    assert torch.equal(result.losses, fit(*CASES["local, modules"].make()[:2], x, num_steps=2).losses)
+
+
 def test_programs_without_data():
     def scalar():
         z = pyro.sample("z", dist.Normal(0.0, 1.0))

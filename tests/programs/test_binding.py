@@ -136,6 +136,25 @@ def test_a_scope_starts_with_bound_parameters_and_keeps_what_is_made():
     assert stored() == before
 
 
+def test_initial_values_are_copied():
+    """Pyro trains the very tensor that a program hands to an unconstrained parameter."""
+    given, named, made = torch.zeros(2), torch.zeros(2), torch.zeros(2)
+    module = torch.nn.Parameter(torch.zeros(2))
+    with parameter_scope() as state:
+        pyro.param("given", given)
+        pyro.param("named", init_tensor=named)
+        pyro.param("made", lambda: made)
+        pyro.param("module", module)
+        pyro.param("given", torch.ones(2))  # it exists, so this is nothing
+    with torch.no_grad():
+        for parameter in state["params"].values():
+            parameter += 1
+    for tensor in (given, named, made):
+        assert torch.equal(tensor, torch.zeros(2))
+        assert not tensor.requires_grad
+    assert torch.equal(module, torch.ones(2))
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ArithmeticError])
 def test_a_scope_that_is_interrupted_keeps_what_is_made(error):
     with suppress(error), parameter_scope() as state:

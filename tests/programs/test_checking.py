@@ -42,6 +42,12 @@ def positive(x):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def summed_by_samples(x):
+    with lvm.data_plate(x):
+        k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel", "num_samples": 3})
+        pyro.sample("x", dist.Normal(k, 1.0), obs=x)
+
+
 def test_a_right_pair():
     report = lvm.check(model, guide, X)
     assert report.ok
@@ -106,6 +112,18 @@ def test_right_pairs(pair):
             "Site 'z' must lie in GreaterThanEq.lower_bound=0.0., the model's support; the guide draws others",
         ),
         (
+            (model, lambda x: (pyro.sample("seen", normal(), obs=torch.tensor(1.0)), guide(x))),
+            "observed-in-guide",
+            ("seen",),
+            "The guide observes 'seen', so its log-density would count as the guide's. Leave observed sites out",
+        ),
+        (
+            (summed_by_samples, None),
+            "enumeration-by-sampling",
+            ("k",),
+            "Site 'k' is marked with num_samples, so its sum would be an estimate. Leave num_samples out",
+        ),
+        (
             (
                 model,
                 lambda x: (pyro.sample("aux", normal(), infer={"is_auxiliary": True}), guide_with(("z", normal()))(x)),
@@ -136,6 +154,20 @@ def test_a_discrete_latent_may_be_enumerated():
 
     (problem,) = lvm.check(coins, None, X).problems
     assert 'or mark it infer={"enumerate": "parallel"} in the model to sum it out.' in str(problem)
+
+
+def test_a_support_that_cannot_be_described_is_not_looked_at():
+    class Odd(dist.Normal):
+        @property
+        def support(self):
+            raise NotImplementedError
+
+    def odd(x):
+        with lvm.data_plate(x):
+            z = pyro.sample("z", Odd(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    assert lvm.check(odd, guide, X).ok
 
 
 def test_several_problems_are_all_reported():
