@@ -72,6 +72,7 @@ class Program(TyperGroup):
             **extra: What click takes.
         """
         state = _State()
+        args = (sys.argv[1:] if args is None else args) or ["--help"]
         extra |= {"standalone_mode": False, "obj": state}
         with one_line_warnings(), _interruptible():
             try:
@@ -123,7 +124,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings=_CONTEXT,
     epilog=_examples(""),
 )

@@ -144,11 +144,8 @@ class _OwnInitialValues(Messenger):
     def _pyro_param(self, msg: Any) -> None:
         if msg["name"] in pyro.get_param_store():
             return
-        name, *rest = msg["args"]
-        if rest:
-            msg["args"] = (name, _fresh(rest[0]), *rest[1:])
-        elif "init_tensor" in msg["kwargs"]:
-            msg["kwargs"] = {**msg["kwargs"], "init_tensor": _fresh(msg["kwargs"]["init_tensor"])}
+        name, *initial = msg["args"]  # pyro.param passes it by position
+        msg["args"] = (name, *map(_fresh, initial))
 
 
 def _fresh(initial: Any) -> Any:
@@ -205,8 +202,7 @@ class _NoNewParameters(Messenger):
         return super().__exit__(*exception)
 
     def _pyro_param(self, msg: Any) -> None:
-        args = msg["args"]
-        initial = args[1] if len(args) > 1 else msg["kwargs"].get("init_tensor")
+        initial = msg["args"][-1]  # the name alone where there is no initial value
         if msg["name"] not in pyro.get_param_store() and not isinstance(initial, torch.nn.Parameter):
             creating_parameter(msg["name"])
 
