@@ -58,7 +58,7 @@ def main() -> None:
     print("\nVAE on binarized digits, 360 held-out images\n")
     print(digits)
     print("\nlog p(x) of IWELBO(16) less that of ELBO, nats an image, paired over images\n")
-    print(digits.paired(("amortized", "IWELBO(16)"), ("amortized", "ELBO")).to_string(index=False))
+    print(digits.paired(("amortized", "IWELBO(16)"), ("amortized", "ELBO")).to_string())
     lvm.comparison.write_page(
         report,
         {"Eight schools, non-centered": schools, "VAE on binarized digits, held-out images": digits},
