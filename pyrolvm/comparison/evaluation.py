@@ -66,7 +66,7 @@ def arguments_of(data: Any, model: Program, guide: Program | None) -> tuple[Any,
         TypeError: If the data is of a kind that does not work here.
         ValueError: If it is empty, not row-aligned or not finite.
     """
-    return batches_of(data, None, model, guide).first(0).args
+    return batches_of(data, None, model, guide).everything()
 
 
 def evaluate(

@@ -1,6 +1,5 @@
 """``fit``: stochastic variational inference, with everything around the loop."""
 
-import copy
 import math
 import numbers
 import time
@@ -14,8 +13,9 @@ import torch
 from pyrolvm.fitting.batches import Batch, Batches, batches_of
 from pyrolvm.fitting.loop import Loop
 from pyrolvm.fitting.results import FitResult
+from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.validation import Validation
-from pyrolvm.objectives import ELBO, Objective
+from pyrolvm.objectives import ELBO
 from pyrolvm.programs import (
     CheckReport,
     Program,
@@ -39,8 +39,6 @@ from pyrolvm.seeding import seeded
 from pyrolvm.weights import check_count
 
 __all__ = ["fit"]
-
-_ENUMERATING = (pyro.infer.TraceEnum_ELBO, pyro.infer.TraceTMC_ELBO)
 
 
 def fit(
@@ -121,7 +119,7 @@ def fit(
         _move(state, chosen)
         structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
         unshare_parameters()
-        ready = _ready(objective, structure, data_plate)
+        ready = suited(objective, structure, data_plate)
         judge = None if held_out is None else Validation(plain_model, plain_guide, ready, held_out, patience)
         loop = Loop(
             plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge, frozen
@@ -257,45 +255,6 @@ def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str |
     structure, problems = inspect_pair(model, guide, args, {}, data_plate)
     CheckReport(tuple(problems), structure).raise_if_bad()
     return structure
-
-
-def _ready(objective: Any, structure: Structure, data_plate: str | None) -> Any:
-    """A copy of the objective for this pair: the caller's is never changed."""
-    ready = copy.copy(objective)
-    if isinstance(ready, Objective):
-        if data_plate is not None and ready.data_plate not in (None, data_plate):
-            raise ValueError(f"'data_plate' is '{data_plate}', but the objective's is '{ready.data_plate}'.")
-        ready.data_plate = data_plate or ready.data_plate
-        return ready
-    _refuse_renyi(ready, structure)
-    if structure.enumerated and not isinstance(ready, _ENUMERATING):
-        names = ", ".join(f"'{name}'" for name in structure.enumerated)
-        raise ValueError(
-            f"{type(ready).__name__} does not sum out enumerated sites such as {names}: it draws them from the prior. "
-            "Use lvm.objectives.ELBO, or pyro.infer.TraceEnum_ELBO."
-        )
-    ready.max_plate_nesting = structure.nesting
-    if ready.vectorize_particles and ready.num_particles > 1:
-        ready.max_plate_nesting += 1
-    return ready
-
-
-def _refuse_renyi(objective: Any, structure: Structure) -> None:
-    if not isinstance(objective, pyro.infer.RenyiELBO):
-        return
-    reasons = []
-    if structure.subsampled:
-        reasons.append("it multiplies N/B inside the logarithm on a subsampled plate")
-    if structure.enumerated:
-        reasons.append("it does not sum out enumerated sites")
-    if structure.has_global_terms and not structure.is_joint:
-        reasons.append("it has one weight for the whole data set where sites lie outside the data plate")
-    if structure.score_function:
-        reasons.append(f"it gives no gradient to {structure.score_function[0]!r}, which is not reparameterized")
-    if reasons:
-        raise ValueError(
-            f"Pyro's RenyiELBO is wrong for this pair: {'; '.join(reasons)}. Use lvm.objectives.IWELBO in its place."
-        )
 
 
 def _total_steps(num_steps: int | None, num_epochs: int | None, batches: Batches) -> int | None:

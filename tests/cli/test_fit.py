@@ -130,3 +130,14 @@ def test_a_fit_is_saved_whole(tmp_path: Path, succeeds: Callable[..., Any]) -> N
     loaded = lvm.load(tmp_path / "fit.safetensors", model)
     assert model.log_density(lvm.datasets.faithful().x).sum().item() == pytest.approx(-1130.264, abs=0.01)
     assert loaded.converged
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(succeeds: Callable[..., Any]) -> None:
+    options = ("--device", "cuda", "--num-epochs", 1, "--evidence-particles", 50)
+    fitted = succeeds("fit", "vae", "digits", *options, "--output", "vae.safetensors")
+    loaded = succeeds("evidence", "vae", "digits", "--fit", "vae.safetensors", "--evidence-particles", 50)
+    assert loaded.number("log p(x)") == pytest.approx(fitted.number("log p(x)"), rel=0.01)
+    assert "ELBO" in succeeds("fit", "eight_schools", "--device", "cuda", "--num-steps", 5).out
+    mixture = succeeds("evidence", "gaussian_mixture", "faithful", "--device", "cuda")
+    assert mixture.number("log p(x)") == pytest.approx(-1130.264, abs=0.01)

@@ -243,3 +243,13 @@ def test_initial_values_of_the_caller_are_not_trained():
     assert torch.equal(*losses)
     assert start.item() == 0.0
     assert not start.requires_grad
+
+
+def test_the_progress_bar(capsys):
+    fit(model, guide, X, num_steps=60, progress=True)
+    shown = capsys.readouterr()
+    assert "60/60" in shown.err
+    assert "loss" in shown.err
+    assert shown.out == ""
+    fit(model, guide, X, num_steps=60)
+    assert capsys.readouterr() == ("", "")

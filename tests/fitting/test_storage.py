@@ -261,3 +261,12 @@ def test_a_constraint_that_cannot_be_written(path):
     with pytest.raises(TypeError, match="parameter 'value' of the model cannot be written: constraint .* class Even"):
         result.save(path)
     assert not path.exists()
+
+
+def test_a_fit_by_expectation_maximization(path):
+    result = lvm.fit_em(lvm.models.GaussianMixture(2, 1), X[:, None], num_restarts=1, seed=0, progress=False)
+    result.save(path)
+    loaded = lvm.load(path, lvm.models.GaussianMixture(2, 1))
+    assert loaded.guide is None
+    assert loaded.converged is result.converged
+    assert torch.equal(loaded.model.log_density(X[:, None]), result.model.log_density(X[:, None]))
