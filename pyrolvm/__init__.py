@@ -1,10 +1,14 @@
 """Latent variable models in Pyro, with answers that can be checked."""
 
-from pyrolvm import comparison, datasets, evidence, guides, likelihoods, models, nn, objectives
-from pyrolvm.comparison import Comparison, compare
-from pyrolvm.fitting import FitResult, fit, fit_em, load
-from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
-from pyrolvm.weights import LogWeights, log_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyrolvm import comparison, datasets, evidence, guides, likelihoods, models, nn, objectives
+    from pyrolvm.comparison import Comparison, compare
+    from pyrolvm.fitting import FitResult, fit, fit_em, load
+    from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
+    from pyrolvm.weights import LogWeights, log_weights
 
 __version__ = "0.1.0"
 
@@ -31,3 +35,24 @@ __all__ = [
     "nn",
     "objectives",
 ]
+
+# Rooms are opened when a name of theirs is first used, so that the command line answers before torch is loaded.
+_ROOMS = {
+    "pyrolvm.comparison": ("Comparison", "compare"),
+    "pyrolvm.fitting": ("FitResult", "fit", "fit_em", "load"),
+    "pyrolvm.programs": ("CheckReport", "bind", "check", "data_plate", "minibatch"),
+    "pyrolvm.weights": ("LogWeights", "log_weights"),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'pyrolvm' has no attribute '{name}'")
+    found = getattr(import_module(_HOMES[name]), name) if name in _HOMES else import_module(f"pyrolvm.{name}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
