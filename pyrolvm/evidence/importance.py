@@ -1,6 +1,5 @@
 """log p(x) by importance sampling from the guide."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from pyrolvm.programs import (
     structure_of,
 )
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Parts, check_count, draw
+from pyrolvm.weights import Draws, Parts, check_count, draw, log_mean_exp
 
 __all__ = ["importance"]
 
@@ -126,9 +125,9 @@ class _Sampler:
                     f"{error} (On {len(part[0])} rows; batch_size=None shows all of them at once.)"
                 ) from error
 
-    def _particle_chunks(self, rows: int) -> list[int]:
-        size = max(1, min(self.num_particles, _AT_ONCE // rows))
-        full, rest = divmod(self.num_particles, size)
+    def _particle_chunks(self, num_particles: int, rows: int) -> list[int]:
+        size = max(1, min(num_particles, _AT_ONCE // rows))
+        full, rest = divmod(num_particles, size)
         return [size] * full + ([rest] if rest else [])
 
     def _draw(self, part: tuple[Any, ...], num_global: int, num_local: int, global_trace: Any = None) -> Draws:
@@ -144,11 +143,11 @@ class _Sampler:
 
     def evidence_of_each(self) -> Evidence:
         """Weights of each datum: only one chunk of rows has its weights in memory at a time."""
-        self.num_particles *= self.num_local_particles
+        num_particles = self.num_particles * self.num_local_particles
         parts, constant = [], None
         for _, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                sizes = self._particle_chunks(rows_in_play(self.structure, part))
+                sizes = self._particle_chunks(num_particles, rows_in_play(self.structure, part))
                 draws = [self._draw(part, 1, size).log_weight for size in sizes]
                 parts.append(evidence_of_weights(torch.cat([_local(d) for d in draws]), "importance"))
             constant = held_constant(constant, draws[0].global_)
@@ -161,10 +160,9 @@ class _Sampler:
         """Weights of whole draws, (K,)."""
         nested = bool(self.structure.global_latents and self.structure.local_latents)
         num_local = self.num_local_particles if nested else 1
+        num_draws = self.num_particles * (1 if nested else self.num_local_particles)
         rows = rows_in_play(self.structure, self.args if self.batch_size is None else ()) * num_local
-        if not nested:
-            self.num_particles *= self.num_local_particles
-        totals = [self._joint_chunk(size, num_local) for size in self._particle_chunks(rows)]
+        totals = [self._joint_chunk(size, num_local) for size in self._particle_chunks(num_draws, rows)]
         return torch.cat(totals)
 
     def _joint_chunk(self, num_draws: int, num_local: int) -> Tensor:
@@ -177,7 +175,7 @@ class _Sampler:
             weight = draws.log_weight
             global_part = held_constant(global_part, weight.global_)
             if weight.local is not None:
-                local = _log_mean_exp(weight.local).sum(-1)
+                local = log_mean_exp(weight.local, 1).sum(-1)
                 total = local if total is None else total + local
         if total is None:
             assert global_part is not None
@@ -188,10 +186,6 @@ class _Sampler:
 def _local(weight: Parts) -> Tensor:
     assert weight.local is not None
     return weight.local.squeeze(0)
-
-
-def _log_mean_exp(weights: Tensor) -> Tensor:
-    return torch.logsumexp(weights, 1) - math.log(weights.shape[1])
 
 
 def _join(parts: list[Evidence]) -> Evidence:

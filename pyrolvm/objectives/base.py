@@ -15,7 +15,7 @@ from pyrolvm.programs import Program, Structure, as_arguments, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, check_count, draw
 
-__all__ = ["Estimate", "Objective", "leave_one_out_mean", "log_mean_exp", "whole_weight"]
+__all__ = ["Estimate", "Objective", "leave_one_out_mean", "whole_weight"]
 
 
 @dataclass(frozen=True)
@@ -183,16 +183,6 @@ def whole_weight(draws: Draws) -> Float[Tensor, " num_draws"]:
         return global_
     total = draws.scale * local.sum(-1)  # (M, K)
     return (total if global_ is None else total + global_[:, None]).flatten()
-
-
-def log_mean_exp(x: Tensor, dim: int) -> Tensor:
-    """Logarithm of the mean of exponentials.
-
-    Args:
-        x: Log values, nats.
-        dim: Dimension to average over.
-    """
-    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
 
 
 def leave_one_out_mean(x: Tensor, dim: int) -> Tensor:

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyrolvm.objectives.base import Estimate, Objective, leave_one_out_mean, log_mean_exp
+from pyrolvm.objectives.base import Estimate, Objective, leave_one_out_mean
 from pyrolvm.programs import Structure
-from pyrolvm.weights import Draws, check_count, nested_counts, whole_counts
+from pyrolvm.weights import Draws, check_count, log_mean_exp, nested_counts, whole_counts
 
 __all__ = ["IWELBO"]
 

@@ -2,7 +2,7 @@
 
 from pyrolvm.weights.draws import Draws, draw
 from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
-from pyrolvm.weights.ring import logsumexp
+from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.terms import Parts
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Parts",
     "check_count",
     "draw",
+    "log_mean_exp",
     "log_weights",
     "logsumexp",
     "nested_counts",

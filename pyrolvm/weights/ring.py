@@ -9,7 +9,7 @@ from pyro.ops import packed
 from pyro.ops.rings import LogRing
 from torch import Tensor
 
-__all__ = ["ExactLogRing", "logsumexp"]
+__all__ = ["ExactLogRing", "log_mean_exp", "logsumexp"]
 
 
 def logsumexp(x: Tensor, dim: int) -> Tensor:
@@ -23,6 +23,16 @@ def logsumexp(x: Tensor, dim: int) -> Tensor:
     total = (x - shift).exp().sum(dim)
     log_total = total.clamp(min=torch.finfo(x.dtype).tiny).log()
     return shift.squeeze(dim) + log_total.where(total > 0, total.new_tensor(-math.inf))
+
+
+def log_mean_exp(x: Tensor, dim: int) -> Tensor:
+    """Logarithm of the mean of exponentials.
+
+    Args:
+        x: Log values, nats.
+        dim: Dimension to average over.
+    """
+    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
 
 
 class ExactLogRing(LogRing):
