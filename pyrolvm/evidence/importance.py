@@ -130,7 +130,7 @@ class _Sampler:
         full, rest = divmod(num_particles, size)
         return [size] * full + ([rest] if rest else [])
 
-    def _draw(self, part: tuple[Any, ...], num_global: int, num_local: int, global_trace: Any = None) -> Draws:
+    def _draw(self, part: tuple[Any, ...], num_global: int, num_local: int, latents: Any = None) -> Draws:
         return draw(
             self.model,
             self.guide,
@@ -138,7 +138,7 @@ class _Sampler:
             {},
             counts=lambda _: (num_global, num_local),
             data_plate=self.data_plate,
-            global_trace=global_trace,
+            latents=latents,
         )
 
     def evidence_of_each(self) -> Evidence:
@@ -167,11 +167,11 @@ class _Sampler:
 
     def _joint_chunk(self, num_draws: int, num_local: int) -> Tensor:
         """Log weights of some whole draws: the global part once, and the local parts of every chunk of rows."""
-        total, global_part, trace = None, None, None
+        total, global_part, drawn = None, None, None
         for _, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                draws = self._draw(part, num_draws, num_local, global_trace=trace)
-            trace = trace or draws.global_trace
+                draws = self._draw(part, num_draws, num_local, latents=drawn)
+            drawn = draws.globals if drawn is None else drawn
             weight = draws.log_weight
             global_part = held_constant(global_part, weight.global_)
             if weight.local is not None:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyrolvm.programs import Program, Structure, as_arguments, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, check_count, draw
+from pyrolvm.weights import Draws, Gradient, check_count, draw, refuse_invalid
 
-__all__ = ["Estimate", "Objective", "leave_one_out_mean", "whole_weight"]
+__all__ = ["Estimate", "Objective"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class Estimate:
 
 
 class Objective(pyro.infer.ELBO):
-    """A bound on log p(x) to maximize.
+    """A bound on log p(x) to train with.
 
     Works as the ``loss`` of ``pyro.infer.SVI``, as ``objective(model, guide)``, a torch module whose call gives a loss
     to call ``backward`` on, and in :func:`pyrolvm.fit`. Latents marked for enumeration in the model are summed out;
     what Pyro's ``Trace_ELBO`` and ``TraceEnum_ELBO`` are two classes for is one here.
+
+    Attributes:
+        kind: "lower" for a bound that is maximized, "upper" for one that is minimized.
+        gradient: What carries the gradient of a draw: "site", what each site's distribution allows; "path", the path
+            through the draws alone; "score", the score function alone.
+        sums_out_guide: Whether sites that the guide marks for enumeration are summed out; else they are refused.
 
     Args:
         num_particles: K, the number of draws.
@@ -50,7 +56,9 @@ class Objective(pyro.infer.ELBO):
         ValueError: If a count is below 1.
     """
 
-    kind: ClassVar[Literal["lower", "upper"] | None] = "lower"
+    kind: ClassVar[Literal["lower", "upper"]] = "lower"
+    gradient: ClassVar[Gradient] = "site"
+    sums_out_guide: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -82,8 +90,32 @@ class Objective(pyro.infer.ELBO):
             draws: M draws of the globals and K of the locals given each.
         """
 
+    def run(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> tuple[Draws, Estimate]:
+        """Draw, and estimate the bound with its gradient.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments, or None.
+            args: Positional arguments of both.
+            kwargs: Keyword arguments of both.
+        """
+        nesting = self.max_plate_nesting
+        draws = draw(
+            model,
+            guide,
+            args,
+            kwargs,
+            counts=self.counts,
+            data_plate=self.data_plate,
+            vectorize=self.vectorize_particles,
+            max_plate_nesting=None if nesting == math.inf else int(nesting),
+            gradient=self.gradient if torch.is_grad_enabled() else "site",
+            expectation=self.sums_out_guide,
+        )
+        return draws, self.estimate(draws)
+
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
-        """Minus the bound of the whole data set, with a gradient.
+        """What is minimized, with a gradient: minus the bound of the whole data set; an upper bound is taken as it is.
 
         Args:
             model: A Pyro program.
@@ -94,12 +126,13 @@ class Objective(pyro.infer.ELBO):
         Returns:
             The loss in nats, shape ().
         """
-        estimate = self.estimate(self._draw(model, guide, args, kwargs))
+        _, estimate = self.run(model, guide, args, kwargs)
         change = estimate.surrogate - estimate.surrogate.detach()  # 0, with the gradient; NaN where it is infinite
-        return -(estimate.value.detach() + change.where(torch.isfinite(change), 0.0))
+        bound = estimate.value.detach() + change.where(torch.isfinite(change), 0.0)
+        return bound if self.kind == "upper" else -bound
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
-        """Minus the bound, its gradients added to the parameters' ``.grad``, as ``pyro.infer.SVI`` asks.
+        """The loss, its gradients added to the parameters' ``.grad``, as ``pyro.infer.SVI`` asks.
 
         Args:
             model: A Pyro program.
@@ -117,7 +150,7 @@ class Objective(pyro.infer.ELBO):
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound as a number, as ``pyro.infer.SVI.evaluate_loss`` asks.
+        """The loss as a number, as ``pyro.infer.SVI.evaluate_loss`` asks.
 
         Args:
             model: A Pyro program.
@@ -144,59 +177,17 @@ class Objective(pyro.infer.ELBO):
             data set, shape ().
 
         Raises:
-            ValueError: If the pair has problems, or would create parameters.
+            ValueError: If the pair has problems, or would create parameters; if a log weight is NaN or positive
+                infinity, the site, the datum and the particle being named.
         """
         args = as_arguments(args, model, guide)
         with seeded(seed), evaluating(model, guide):
-            estimate = self.estimate(self._draw(model, guide, args, kwargs))
+            draws, estimate = self.run(model, guide, args, kwargs)
+        refuse_invalid(draws)
         return estimate.value if estimate.per_datum is None else estimate.per_datum
-
-    def _draw(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> Draws:
-        nesting = self.max_plate_nesting
-        return draw(
-            model,
-            guide,
-            args,
-            kwargs,
-            counts=self.counts,
-            data_plate=self.data_plate,
-            vectorize=self.vectorize_particles,
-            max_plate_nesting=None if nesting == math.inf else int(nesting),
-        )
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         return get_importance_trace("flat", self.max_plate_nesting, model, guide, args, kwargs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_particles={self.num_particles})"
-
-
-def whole_weight(draws: Draws) -> Float[Tensor, " num_draws"]:
-    """Log weight of each whole draw, its local part scaled to the full data, shape (M * K,).
-
-    Args:
-        draws: M draws of the globals and K of the locals given each.
-    """
-    local, global_ = draws.log_weight.local, draws.log_weight.global_
-    if local is None:
-        assert global_ is not None  # a pair has terms
-        return global_
-    total = draws.scale * local.sum(-1)  # (M, K)
-    return (total if global_ is None else total + global_[:, None]).flatten()
-
-
-def leave_one_out_mean(x: Tensor, dim: int) -> Tensor:
-    """For each entry the mean of the others along a dimension; 0 where there are none.
-
-    Args:
-        x: Log values; -inf where a weight is zero.
-        dim: Dimension of the entries.
-    """
-    size = x.shape[dim]
-    if size == 1:
-        return torch.zeros_like(x)
-    zero = x == -math.inf
-    finite = x.masked_fill(zero, 0.0)
-    mean = (finite.sum(dim, keepdim=True) - finite) / (size - 1)
-    others_zero = zero.sum(dim, keepdim=True) - zero.long()
-    return mean.masked_fill(others_zero > 0, -math.inf)

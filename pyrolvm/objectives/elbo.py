@@ -1,6 +1,10 @@
 """The evidence lower bound."""
 
-from pyrolvm.objectives.base import Estimate, Objective, leave_one_out_mean, whole_weight
+from typing import ClassVar
+
+from pyrolvm.objectives.arrangement import mean_of_each_datum, whole_parts
+from pyrolvm.objectives.base import Estimate, Objective
+from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
 from pyrolvm.weights import Draws, whole_counts
 
@@ -11,8 +15,10 @@ class ELBO(Objective):
     """The evidence lower bound, E_q[log p(x, z) - log q(z | x)].
 
     The one to start with: its gradient has the smallest variance for the cost, and the gap to log p(x) is
-    KL(q || p(z | x)). Sites without a reparameterized gradient get a score-function gradient; with two or more
-    particles the mean of the other particles is its baseline. ``num_particles`` counts whole draws.
+    KL(q || p(z | x)). Sites without a reparameterized gradient get a score-function gradient, in which each site's
+    score multiplies only what its draw can change; with two or more particles the mean of the other particles is its
+    baseline. Sites that the guide marks ``infer={"enumerate": "parallel"}`` are summed out. ``num_particles`` counts
+    whole draws.
 
     Args:
         num_particles: K, the number of draws that are averaged.
@@ -23,7 +29,7 @@ class ELBO(Objective):
     References:
         Jordan, Ghahramani, Jaakkola and Saul (1999), An introduction to variational methods for graphical models.
         Kucukelbir et al. (2017), Automatic differentiation variational inference, Eq. 8.
-        Kool, van Hoof and Welling (2019), Buy 4 REINFORCE samples, get a baseline for free (the baseline).
+        Ranganath, Gerrish and Blei (2014), Black box variational inference, Eq. 5 (what a draw can change).
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -32,6 +38,8 @@ class ELBO(Objective):
         >>> ELBO().bound(model, model).item()
         0.0
     """
+
+    sums_out_guide: ClassVar[bool] = True
 
     def counts(self, structure: Structure) -> tuple[int, int]:
         """(M, K) for ``num_particles`` whole draws.
@@ -47,15 +55,8 @@ class ELBO(Objective):
         Args:
             draws: M draws of the globals and K of the locals given each, one of both being 1.
         """
-        weight, score = draws.log_weight, draws.score
-        local = None if weight.local is None else weight.local.flatten(0, 1)  # (S, N)
-        total = whole_weight(draws)  # (S,)
-        value = surrogate = total.mean()
-        if score.local is not None and local is not None:
-            signal = (local - leave_one_out_mean(local, 0)).detach()
-            surrogate = surrogate + draws.scale * (score.local.flatten(0, 1) * signal).sum(-1).mean()
-        if score.global_ is not None:
-            signal = (total - leave_one_out_mean(total, 0)).detach()
-            surrogate = surrogate + (score.global_ * signal).mean()
-        per_datum = local.mean(0) if local is not None and weight.global_ is None else None
-        return Estimate(value, per_datum, surrogate)
+        weight = draws.log_weight
+        total = whole_parts(weight, draws.scale)
+        assert total is not None  # a pair has terms
+        value = total.mean()
+        return Estimate(value, mean_of_each_datum(weight), value + score_surrogate(draws.score_terms))

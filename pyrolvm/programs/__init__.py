@@ -32,7 +32,9 @@ from pyrolvm.programs.plates import (
 )
 from pyrolvm.programs.problems import Problem
 from pyrolvm.programs.runs import Empty, Program, apart, first_invalid_site, run_apart, sample_sites, traced
+from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
+from pyrolvm.programs.uniform import uniform_guide
 
 __all__ = [
     "BoundProgram",
@@ -41,6 +43,7 @@ __all__ = [
     "Problem",
     "Program",
     "SharedRows",
+    "Simulation",
     "Structure",
     "active_minibatch",
     "apart",
@@ -78,8 +81,10 @@ __all__ = [
     "run_apart",
     "sample_sites",
     "signature",
+    "simulate",
     "structure_of",
     "traced",
     "unbind",
+    "uniform_guide",
     "unshare_parameters",
 ]

@@ -77,7 +77,8 @@ def _infer_problems(latents: Mapping[str, Any], guide_sites: Mapping[str, Any]) 
             f"The guide observes {_quote(observed)}, so its log-density would count as the guide's.",
             "Leave observed sites out of the guide; in place of AutoNormalMessenger and its kin use AutoNormal.",
         )
-    sampled = tuple(n for n, s in latents.items() if is_enumerated(s) and s["infer"].get("num_samples") is not None)
+    both = {**guide_sites, **latents}
+    sampled = tuple(n for n, s in both.items() if is_enumerated(s) and s["infer"].get("num_samples") is not None)
     if sampled:
         yield Problem(
             "enumeration-by-sampling",

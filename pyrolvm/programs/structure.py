@@ -22,9 +22,12 @@ class Structure:
         num_rows: Rows of the data plate in the batch; 1 where weights are joint.
         local_latents: Latents that the guide draws inside the data plate, auxiliary ones included.
         global_latents: Latents that the guide draws elsewhere, auxiliary ones included.
+        auxiliary: Latents that only the guide has.
         enumerated: Latents that are summed out in the model.
         has_global_terms: Whether any term, observed ones included, lies outside the data plate.
         guide_enumerated: Latents that the guide marks for enumeration.
+        guide_sequential: Those of them that are marked to be enumerated one value after the other.
+        depths: For each latent of the guide, the number of dimensions, from the right, that its plates reach.
         score_function: Latents whose draws from the guide carry no gradient.
         subsampled: Whether the data plate has fewer rows than its full size.
         model_parameters: Names of the model's parameters in Pyro's store.
@@ -37,9 +40,12 @@ class Structure:
     num_rows: int
     local_latents: tuple[str, ...]
     global_latents: tuple[str, ...]
+    auxiliary: tuple[str, ...]
     enumerated: tuple[str, ...]
     has_global_terms: bool
     guide_enumerated: tuple[str, ...]
+    guide_sequential: tuple[str, ...]
+    depths: Mapping[str, int]
     score_function: tuple[str, ...]
     subsampled: bool
     model_parameters: tuple[str, ...]
@@ -121,9 +127,12 @@ def _inspect(
         num_rows=next((f.size for s in sites for f in s["cond_indep_stack"] if f.name == chosen), 1),
         local_latents=tuple(n for n, s in drawn.items() if chosen in plates_of(s)),
         global_latents=tuple(n for n, s in drawn.items() if chosen not in plates_of(s)),
+        auxiliary=tuple(n for n, s in drawn.items() if s["infer"].get("is_auxiliary")),
         enumerated=tuple(n for n, s in model_sites.items() if is_enumerated(s) and n not in guide_sites),
         has_global_terms=any(chosen not in plates_of(s) for s in sites),
         guide_enumerated=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") is not None),
+        guide_sequential=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") == "sequential"),
+        depths={n: max((-f.dim for f in s["cond_indep_stack"] if f.vectorized), default=0) for n, s in drawn.items()},
         score_function=tuple(n for n, s in drawn.items() if not s["fn"].has_rsample),
         subsampled=any(
             f.name == chosen and (f.full_size or f.size) != f.size for s in sites for f in s["cond_indep_stack"]

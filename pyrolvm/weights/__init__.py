@@ -1,20 +1,32 @@
 """The one bridge to Pyro's traces: log-densities and log weights of a pair, for each particle and datum."""
 
-from pyrolvm.weights.draws import Draws, draw
+from pyrolvm.weights.copies import path_surrogate
+from pyrolvm.weights.draws import Draws, Latent
+from pyrolvm.weights.invalid import refuse_invalid
 from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
+from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.ring import log_mean_exp, logsumexp
-from pyrolvm.weights.terms import Parts
+from pyrolvm.weights.running import Gradient, draw
+from pyrolvm.weights.score import ScoreTerm
+from pyrolvm.weights.sleep import log_guide_of_simulation
 
 __all__ = [
     "Draws",
+    "Gradient",
+    "Latent",
     "LogWeights",
     "Parts",
+    "ScoreTerm",
+    "Term",
     "check_count",
     "draw",
+    "log_guide_of_simulation",
     "log_mean_exp",
     "log_weights",
     "logsumexp",
     "nested_counts",
+    "path_surrogate",
     "present",
+    "refuse_invalid",
     "whole_counts",
 ]

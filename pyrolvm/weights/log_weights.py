@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pyrolvm.programs import Program, Structure, as_arguments, evaluation_mode, existing_parameters
 from pyrolvm.seeding import seeded
-from pyrolvm.weights.draws import Draws, draw
-from pyrolvm.weights.terms import Parts
+from pyrolvm.weights.draws import Draws
+from pyrolvm.weights.invalid import refuse_invalid
+from pyrolvm.weights.parts import Parts
+from pyrolvm.weights.running import draw
 
 __all__ = ["LogWeights", "check_count", "log_weights", "nested_counts", "whole_counts"]
 
@@ -145,7 +147,8 @@ def log_weights(
         The weights and their parts; see :class:`LogWeights` for shapes.
 
     Raises:
-        ValueError: If the pair has problems, would create parameters, or a count is below 1.
+        ValueError: If the pair has problems, would create parameters, or a count is below 1; if a log weight is NaN or
+            positive infinity, the site, the datum and the particle being named.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -173,6 +176,7 @@ def log_weights(
             counts=lambda structure: nested_counts(structure, num_particles, num_global_particles),
             data_plate=data_plate,
         )
+    refuse_invalid(draws)
     return present(draws)
 
 
@@ -185,10 +189,10 @@ def present(draws: Draws) -> LogWeights:
     structure = draws.structure
     weight = _squeeze(structure, draws.log_weight)
     latents = {}
-    for name, (value, is_local, is_auxiliary) in draws.latents.items():
-        if is_auxiliary:
-            continue
-        latents[name] = value.squeeze(0) if is_local and not structure.global_latents else value
+    for name, latent in draws.latents.items():
+        if not latent.is_auxiliary:
+            one_global = latent.is_local and not structure.global_latents
+            latents[name] = latent.value.squeeze(0) if one_global else latent.value
     return LogWeights(
         local=weight.local,
         global_=weight.global_,

@@ -1,0 +1,317 @@
+"""Running a pair: the guide is drawn from, and the model is replayed against it."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.plate_messenger import PlateMessenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyrolvm.programs import (
+    Empty,
+    Program,
+    SharedRows,
+    Structure,
+    apart,
+    autoguide_plates,
+    evaluation_mode,
+    forget,
+    sample_sites,
+    signature,
+    structure_of,
+    traced,
+)
+from pyrolvm.weights.broadcasting import agree
+from pyrolvm.weights.copies import DetachedDraws, LeafCopies
+from pyrolvm.weights.draws import Draws, Latent, expand, stack
+from pyrolvm.weights.expectation import expected_terms
+from pyrolvm.weights.parts import Parts, Term
+from pyrolvm.weights.score import score_terms
+from pyrolvm.weights.terms import Terms, read_terms, unscaled
+
+__all__ = ["Gradient", "draw"]
+
+Gradient = Literal["site", "path", "score"]
+_GLOBAL, _LOCAL = "_particles_global", "_particles_local"
+
+
+class _Particles(PlateMessenger):
+    """A particle plate; with ``within``, only around the sites inside that plate."""
+
+    def __init__(self, name: str, size: int, dim: int, within: str | None = None) -> None:
+        super().__init__(name, size, dim=dim)
+        self.within = within
+
+    def _process_message(self, msg: Any) -> None:
+        if self.within is None or any(frame.name == self.within for frame in msg["cond_indep_stack"]):
+            super()._process_message(msg)
+
+
+class _StructureChanged(Exception):
+    pass
+
+
+def draw(
+    model: Program,
+    guide: Program | None,
+    args: Any,
+    kwargs: Any,
+    *,
+    counts: Callable[[Structure], tuple[int, int]],
+    data_plate: str | None = None,
+    vectorize: bool = True,
+    max_plate_nesting: int | None = None,
+    latents: Mapping[str, Tensor] | None = None,
+    gradient: Gradient = "site",
+    expectation: bool = False,
+) -> Draws:
+    """Run the guide and replay the model against it.
+
+    Particles run at once, in plates, where the programs broadcast over them (found out by trying); else in a loop.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program with the same arguments, or None.
+        args: Positional arguments of both.
+        kwargs: Keyword arguments of both.
+        counts: Gives (M, K) for a structure.
+        data_plate: Name of the data plate; None to find it.
+        vectorize: Whether to try to run particles at once.
+        max_plate_nesting: Dimensions kept free for plates; None for as many as the programs use.
+        latents: Values of some of the guide's sites to use in place of draws, laid out as in :class:`Draws`.
+        gradient: What carries the gradient of a draw: "site", what each site's distribution allows; "path", leaf copies
+            for :func:`pyrolvm.weights.path_surrogate`; "score", the score function alone.
+        expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
+
+    Raises:
+        ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
+    """
+    guide = Empty() if guide is None else guide
+    for _ in range(2):
+        structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
+        _refuse_guide_enumeration(structure, expectation)
+        run = _Run(model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient)
+        try:
+            return run.draws(*counts(structure), vectorize, latents or {})
+        except _StructureChanged:
+            forget(model)
+    raise ValueError(
+        "The pair has different sites from run to run. Make which sites run independent of random draws, or "
+        "use Pyro's own Trace_ELBO as the objective."
+    )
+
+
+def _refuse_guide_enumeration(structure: Structure, expectation: bool) -> None:
+    names = ", ".join(f"'{name}'" for name in structure.guide_enumerated)
+    if structure.guide_enumerated and not expectation:
+        raise ValueError(
+            f"The guide marks {names} for enumeration, which weights of draws cannot use. Use lvm.objectives.ELBO, or "
+            "leave it out of the guide and let the model enumerate it, or leave the mark out."
+        )
+    if structure.guide_sequential:
+        names = ", ".join(f"'{name}'" for name in structure.guide_sequential)
+        raise ValueError(
+            f'The guide marks {names} for sequential enumeration. Mark it infer={{"enumerate": "parallel"}}, or use '
+            "pyro.infer.TraceEnum_ELBO as the objective."
+        )
+
+
+_broadcasting: "weakref.WeakKeyDictionary[Structure, dict[tuple[int, int], bool]]" = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Run:
+    """One pair with its arguments and structure."""
+
+    model: Program
+    guide: Program
+    args: Any
+    kwargs: Any
+    structure: Structure
+    data_plate: str | None
+    max_plate_nesting: int | None
+    gradient: Gradient
+
+    def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
+        if not (self.structure.local_latents or self.structure.global_latents):
+            return expand(self.once(1, 1, latents), num_global, num_local)
+        with SharedRows():
+            if num_global * num_local == 1 or (vectorize and self.broadcasts(num_global, num_local)):
+                return self.once(num_global, num_local, latents)
+            return self.looped(num_global, num_local, latents)
+
+    def once(self, num_global: int, num_local: int, latents: Mapping[str, Tensor]) -> Draws:
+        """All particles at once; latents that are given are taken as they are."""
+        plates, first_free = self._plates(num_global, num_local)
+        guide = _wrap(self.guide, plates)
+        if latents:
+            guide = poutine.replay(guide, trace=self._values(latents, num_global, num_local))
+        copies = LeafCopies(self.structure.data_plate)
+        handlers: dict[str, Any] = {"site": nullcontext(), "path": copies, "score": DetachedDraws()}
+        enumerated = EnumMessenger(first_available_dim=first_free)
+        if self.structure.guide_enumerated:
+            guide = enumerated(guide)
+            enumerated = EnumMessenger()  # goes on to the left of what the guide has enumerated
+        with SharedRows(), autoguide_plates(self.guide):
+            with handlers[self.gradient]:
+                guide_trace = traced(guide, self.args, self.kwargs)
+            replay = poutine.replay(enumerated(_wrap(self.model, plates)), trace=guide_trace)
+            model_trace = traced(replay, self.args, self.kwargs)
+        return self._read(model_trace, guide_trace, num_global, num_local, copies)
+
+    def looped(self, num_global: int, num_local: int, latents: Mapping[str, Tensor]) -> Draws:
+        """One particle after the other, K for each draw of the globals."""
+        rows = []
+        for m in range(num_global):
+            row = [self.once(1, 1, self._particle(latents, m, 0))]
+            for k in range(1, num_local):
+                row.append(self.once(1, 1, {**row[0].globals, **self._particle(latents, m, k)}))
+            rows.append(stack(row, local_axis=True))
+        return stack(rows, local_axis=False)
+
+    def _plates(self, num_global: int, num_local: int) -> tuple[list[Callable[[], _Particles]], int]:
+        dim, plates = -self._nesting() - 1, list[Callable[[], _Particles]]()
+        for name, size, within in ((_LOCAL, num_local, self.structure.data_plate), (_GLOBAL, num_global, None)):
+            if size > 1:
+                plates.append(partial(_Particles, name, size, dim, within))
+                dim -= 1
+        return plates, dim
+
+    def _nesting(self) -> int:
+        nesting = self.structure.nesting if self.max_plate_nesting is None else self.max_plate_nesting
+        if nesting < self.structure.nesting:
+            raise ValueError(
+                f"'max_plate_nesting' must be at least {self.structure.nesting}, the plates of the pair; got {nesting}."
+            )
+        return nesting
+
+    def _particle(self, latents: Mapping[str, Tensor], m: int, k: int) -> dict[str, Tensor]:
+        """The values of one particle, with M and K of size 1."""
+        local = self.structure.local_latents
+        return {n: v[m : m + 1, k : k + 1] if n in local else v[m : m + 1] for n, v in latents.items()}
+
+    def _values(self, latents: Mapping[str, Tensor], num_global: int, num_local: int) -> Trace:
+        """A trace with these values, their particle dimensions where the particle plates are."""
+        trace = Trace()
+        for name, value in latents.items():
+            is_local = name in self.structure.local_latents
+            lead = [num_global] if num_global > 1 else []
+            if num_local > 1:
+                lead.append(num_local if is_local else 1)
+            own = value.shape[2 if is_local else 1 :]
+            gap = [1] * (self._nesting() - self.structure.depths[name]) if lead else []
+            trace.nodes[name] = {
+                "type": "sample",
+                "is_observed": False,
+                "value": value.reshape([*lead, *gap, *own]),
+                "infer": {"is_auxiliary": name in self.structure.auxiliary},
+            }
+        return trace
+
+    def _read(
+        self, model_trace: Trace, guide_trace: Trace, num_global: int, num_local: int, copies: LeafCopies
+    ) -> Draws:
+        model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
+        if signature(model_sites, guide_sites, self.data_plate) != self.structure.signature:
+            raise _StructureChanged
+        plate = self.structure.data_plate
+        scale = max(_take_out_scale(model_sites, plate), _take_out_scale(guide_sites, plate))
+        for trace, sites in ((model_trace, model_sites), (guide_trace, guide_sites)):
+            for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
+                trace.remove_node(name)
+        counts = (num_global, num_local)
+        terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts)
+        scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
+        score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
+        costs = score_terms(terms, model_trace, guide_trace, scored, scale)
+        if self.structure.guide_enumerated:
+            terms = expected_terms(terms, guide_trace)
+        return Draws(
+            structure=self.structure,
+            scale=scale,
+            **_folded(terms),
+            score=terms.layout.fold(score),
+            score_terms=tuple(term.expand(num_global, num_local) for term in costs),
+            latents={} if self.structure.guide_enumerated else self._latents(guide_sites, num_global, num_local),
+            copies=tuple(copies.copies),
+            model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
+            guide_terms=tuple((terms.layout, term) for term in terms.guide),
+        )
+
+    def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:
+        """Sites of the guide that get a score-function gradient."""
+        drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
+        return tuple(n for n, site in drawn.items() if self.gradient == "score" or not site["fn"].has_rsample)
+
+    def _latents(self, guide_sites: Mapping[str, Any], num_global: int, num_local: int) -> dict[str, Latent]:
+        drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
+        return {name: self._latent(site, num_global, num_local) for name, site in drawn.items()}
+
+    def _latent(self, site: Any, num_global: int, num_local: int) -> Latent:
+        value, event_dim = site["value"], site["fn"].event_dim
+        depth = self.structure.depths[site["name"]]
+        is_local = site["name"] in self.structure.local_latents
+        batch, event = value.shape[: value.dim() - event_dim], value.shape[value.dim() - event_dim :]
+        own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - depth :]) if depth else ()
+        lead = (num_global, num_local) if is_local else (num_global,)
+        is_auxiliary = site["name"] in self.structure.auxiliary
+        return Latent(value.reshape(*lead, *own, *event), is_local, is_auxiliary, site["fn"])
+
+    def broadcasts(self, num_global: int, num_local: int) -> bool:
+        """Whether particles run at once, as many as asked for or two, have the densities they have one by one."""
+        if self.structure.guide_enumerated:  # what is enumerated has no values to run one by one
+            return False
+        pattern = (min(num_global, 2), min(num_local, 2))
+        known = _broadcasting.setdefault(self.structure, {})
+        if pattern not in known:
+            with apart(), torch.no_grad(), evaluation_mode(self.model, self.guide), SharedRows():
+                verdict, settled = self._try(*pattern)
+            if not settled:  # right for these draws; asked again for the next
+                return verdict
+            known[pattern] = verdict
+        return known[pattern]
+
+    def _try(self, num_global: int, num_local: int) -> tuple[bool, bool]:
+        try:
+            both = self.once(num_global, num_local, {})
+            values = {name: latent.value for name, latent in both.latents.items()}
+            ends = ((0, 0), (num_global - 1, num_local - 1))
+            singles = [(self.once(1, 1, self._particle(values, m, k)), m, k) for m, k in ends]
+        except _StructureChanged:
+            raise
+        except Exception:  # a program that was not written for two particles may raise anything
+            return False, True
+        return agree(both, singles)
+
+
+def _folded(terms: Terms) -> dict[str, Parts]:
+    fold = terms.layout.fold
+    return {
+        "log_likelihood": fold(terms.likelihood),
+        "log_prior": fold(terms.prior),
+        "log_guide": fold(terms.guide),
+    }
+
+
+def _wrap(program: Program, plates: list[Callable[[], _Particles]]) -> Program:
+    for plate in plates:
+        program = plate()(program)
+    return program
+
+
+def _take_out_scale(sites: dict[str, Any], plate: str | None) -> float:
+    """Divide the data plate's N/B out of every site, and return it."""
+    scale = 1.0
+    for site in sites.values():
+        for frame in site["cond_indep_stack"]:
+            if frame.name == plate and frame.full_size not in (None, frame.size):
+                scale = frame.full_size / frame.size
+                site["scale"] = site["scale"] / scale
+    return scale
