@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrolvm import comparison, datasets, evidence, guides, likelihoods, models, nn, objectives
+    from pyrolvm import comparison, datasets, diagnostics, evidence, guides, likelihoods, models, nn, objectives
     from pyrolvm.comparison import Comparison, compare
     from pyrolvm.fitting import FitResult, fit, fit_em, load
     from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
-    from pyrolvm.weights import LogWeights, log_weights
+    from pyrolvm.weights import LogWeights, log_weights, marginals
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ __all__ = [
     "comparison",
     "data_plate",
     "datasets",
+    "diagnostics",
     "evidence",
     "fit",
     "fit_em",
@@ -30,6 +31,7 @@ __all__ = [
     "likelihoods",
     "load",
     "log_weights",
+    "marginals",
     "minibatch",
     "models",
     "nn",
@@ -41,7 +43,7 @@ _ROOMS = {
     "pyrolvm.comparison": ("Comparison", "compare"),
     "pyrolvm.fitting": ("FitResult", "fit", "fit_em", "load"),
     "pyrolvm.programs": ("CheckReport", "bind", "check", "data_plate", "minibatch"),
-    "pyrolvm.weights": ("LogWeights", "log_weights"),
+    "pyrolvm.weights": ("LogWeights", "log_weights", "marginals"),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -1,6 +1,7 @@
 """Options of a fit, as `pyrolvm.fit` takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pyrolvm.cli.collection import Training
@@ -17,16 +18,25 @@ class Named(NamedTuple):
         kind: Its class in `pyrolvm.objectives`.
         num_particles: Draws where no number is given.
         summary: What it is, in a few words.
+        options: What else it is built with.
     """
 
     kind: str
     num_particles: int
     summary: str
+    options: Mapping[str, float] = MappingProxyType({})
 
 
 OBJECTIVES = {
     "elbo": Named("ELBO", 1, "evidence lower bound: the mean log weight"),
     "iwelbo": Named("IWELBO", 16, "importance-weighted bound: the log of the mean weight of K draws"),
+    "stl": Named("STL", 1, "ELBO with the path gradient: no noise left at the posterior"),
+    "dreg": Named("DReG", 16, "IWELBO with the doubly reparameterized gradient"),
+    "vimco": Named("VIMCO", 16, "IWELBO with the score-function gradient, for discrete guides"),
+    "rws": Named("RWS", 16, "reweighted wake-sleep, wake phase"),
+    "tvo": Named("TVO", 16, "thermodynamic variational objective, five partitions"),
+    "renyi": Named("Renyi", 16, "variational Renyi bound, alpha = 0.5", MappingProxyType({"alpha": 0.5})),
+    "cubo": Named("CUBO", 16, "chi upper bound of order 2; moves the guide only"),
 }
 
 
@@ -54,7 +64,7 @@ def make_objective(text: str, num_particles: int | None) -> Any:
     name, count = _parts(text, num_particles)
     from pyrolvm import objectives
 
-    return getattr(objectives, OBJECTIVES[name].kind)(num_particles=count)
+    return getattr(objectives, OBJECTIVES[name].kind)(num_particles=count, **OBJECTIVES[name].options)
 
 
 def objective_label(text: str, num_particles: int | None) -> str:

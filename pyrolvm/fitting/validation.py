@@ -43,8 +43,9 @@ class Validation:
         """
         value = self._value()
         self.history.append((step, value))
-        self.is_best = value > self._best
-        self._best = max(self._best, value)
+        gain = -value if getattr(self.objective, "kind", "lower") == "upper" else value
+        self.is_best = gain > self._best
+        self._best = max(self._best, gain)
         self._worse = 0 if self.is_best else self._worse + 1
         self.is_over = self.patience is not None and self._worse >= self.patience
 

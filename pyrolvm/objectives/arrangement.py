@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyrolvm.weights import Draws, Parts
 
-__all__ = ["Weighted", "mean_of_each_datum", "nested", "refuse_minibatch", "whole", "whole_parts"]
+__all__ = ["Weighted", "mean_of_each_datum", "nested", "refuse_minibatch", "whole"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def whole(draws: Draws) -> Weighted:
     Args:
         draws: Whole draws, each with one draw of the locals.
     """
-    joint, guide = whole_parts(draws.log_joint, draws.scale), whole_parts(draws.log_guide, draws.scale)
+    joint, guide = draws.log_joint.whole(draws.scale), draws.log_guide.whole(draws.scale)
     assert joint is not None  # a model has terms
-    score = whole_parts(draws.score, 1.0)
+    score = draws.score.whole(1.0)
     return Weighted(
         log_joint=joint[None, :, None],
         log_guide=(joint.new_zeros(()).expand_as(joint) if guide is None else guide)[None, :, None],
@@ -83,20 +83,6 @@ def whole(draws: Draws) -> Weighted:
         is_per_datum=False,
         is_whole=True,
     )
-
-
-def whole_parts(parts: Parts, scale: float) -> Tensor | None:
-    """Sum of each whole draw's terms, its local part scaled to the full data, shape (M * K,); None without terms.
-
-    Args:
-        parts: Log-densities inside and outside the data plate.
-        scale: N/B.
-    """
-    local, global_ = parts.local, parts.global_
-    if local is None:
-        return global_
-    total = scale * local.sum(-1)  # (M, K)
-    return (total if global_ is None else total + global_[:, None]).flatten()
 
 
 def mean_of_each_datum(parts: Parts) -> Tensor | None:

@@ -22,7 +22,8 @@ class CUBO(ImportanceWeighted):
 
     Minimizing it makes the guide cover the posterior, and with n = 2 its weights' variance small. It bounds log p(x)
     from above, but its K-particle estimate rises to it from below: at K = 1 the estimate is the ELBO's. So a value is
-    an upper bound only as K grows, and never a certified one.
+    an upper bound only as K grows, and never a certified one; and with K <= n/(n - 1) minimizing it would lead away
+    from the posterior, which is refused.
 
     Minimizing it over the model would make log p(x) small, so only the guide's parameters get a gradient. Everything
     that the guide draws is weighted, so with latents outside the data plate it needs the full data.
@@ -35,7 +36,8 @@ class CUBO(ImportanceWeighted):
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: If ``order`` is not above 1 or ``num_particles`` is below 1.
+        ValueError: If ``order`` is not above 1 or ``num_particles`` is below 1; where a gradient is asked for, if K is
+            not above n/(n - 1).
 
     References:
         Dieng, Tran, Ranganath, Paisley and Blei (2017), Variational inference via chi upper bound minimization, Eq. 2.
@@ -54,7 +56,7 @@ class CUBO(ImportanceWeighted):
 
     def __init__(
         self,
-        num_particles: int = 1,
+        num_particles: int = 16,
         *,
         order: float = 2.0,
         max_plate_nesting: int | None = None,
@@ -91,6 +93,12 @@ class CUBO(ImportanceWeighted):
             args: Positional arguments of both.
             kwargs: Keyword arguments of both.
         """
+        too_few = self.order / (self.order - 1.0)
+        if torch.is_grad_enabled() and self.num_particles <= too_few:
+            raise ValueError(
+                f"Minimizing CUBO needs more than {too_few:g} particles at order {self.order:g}; "
+                f"got {self.num_particles}: its estimate from so few is largest, not smallest, at the posterior."
+            )
         draws, estimate = super().run(model, guide, args, kwargs)
         if torch.is_grad_enabled() and not self._warned:
             self._warned = True

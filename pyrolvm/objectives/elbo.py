@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pyrolvm.objectives.arrangement import mean_of_each_datum, whole_parts
+from pyrolvm.objectives.arrangement import mean_of_each_datum
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
@@ -56,7 +56,7 @@ class ELBO(Objective):
             draws: M draws of the globals and K of the locals given each, one of both being 1.
         """
         weight = draws.log_weight
-        total = whole_parts(weight, draws.scale)
+        total = weight.whole(draws.scale)
         assert total is not None  # a pair has terms
         value = total.mean()
         return Estimate(value, mean_of_each_datum(weight), value + score_surrogate(draws.score_terms))

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from pyrolvm.objectives.arrangement import mean_of_each_datum, whole_parts
+from pyrolvm.objectives.arrangement import mean_of_each_datum
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
@@ -55,7 +55,7 @@ class STL(Objective):
             draws: M draws of the globals and K of the locals given each, one of both being 1.
         """
         weight = draws.log_weight
-        total, joint = whole_parts(weight, draws.scale), whole_parts(draws.log_joint, draws.scale)
+        total, joint = weight.whole(draws.scale), draws.log_joint.whole(draws.scale)
         assert total is not None  # a pair has terms
         assert joint is not None
         score = score_surrogate(draws.score_terms)

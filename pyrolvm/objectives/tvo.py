@@ -87,10 +87,12 @@ class TVO(ImportanceWeighted):
             log_weight: Log weights, nats.
             dim: The dimension of the K particles.
         """
-        betas, bound = self.betas, (self.betas[1]) * log_weight.mean(dim)
+        betas = self.betas
+        bound = betas[1] * log_weight.mean(dim)
         finite = log_weight.masked_fill(log_weight == -math.inf, 0.0)
         for beta, following in zip(betas[1:], betas[2:], strict=False):
-            bound = bound + (following - beta) * (torch.softmax(beta * log_weight, dim) * finite).sum(dim)
+            weight = torch.softmax(beta * log_weight, dim).nan_to_num(0.0)  # NaN where all weights are zero
+            bound = bound + (following - beta) * (weight * finite).sum(dim)
         return bound
 
     def __repr__(self) -> str:

@@ -15,8 +15,8 @@ class VIMCO(ImportanceWeighted):
 
     The value is the IWELBO's and so is the mean of its gradient. No gradient is taken through a draw, so the model's
     density need not be differentiable in its latents, and the guide may be discrete. Each particle's baseline is the
-    bound with its log weight replaced by the mean of the others'. Where some sites are reparameterized,
-    :class:`IWELBO`, which does the same at the others alone, has the smaller variance.
+    bound with its log weight replaced by the mean of the others'. :class:`IWELBO` takes the reparameterized gradient
+    where there is one, and this one at the other sites.
 
     Args:
         num_particles: K, at least 2: draws of the locals for each draw of the globals; whole draws where weights are

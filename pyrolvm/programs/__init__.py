@@ -30,6 +30,7 @@ from pyrolvm.programs.plates import (
     is_subsample,
     minibatch,
 )
+from pyrolvm.programs.prior import prior_guide
 from pyrolvm.programs.problems import Problem
 from pyrolvm.programs.runs import Empty, Program, apart, first_invalid_site, run_apart, sample_sites, traced
 from pyrolvm.programs.simulation import Simulation, simulate
@@ -74,6 +75,7 @@ __all__ = [
     "on_device",
     "parameter_scope",
     "parameters_of",
+    "prior_guide",
     "refuse_collisions",
     "registered_parameters",
     "replay",

@@ -4,6 +4,7 @@ from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
 from pyrolvm.weights.invalid import refuse_invalid
 from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
+from pyrolvm.weights.marginals import marginals
 from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.running import Gradient, draw
@@ -23,6 +24,7 @@ __all__ = [
     "log_guide_of_simulation",
     "log_mean_exp",
     "log_weights",
+    "marginals",
     "logsumexp",
     "nested_counts",
     "path_surrogate",

@@ -11,6 +11,7 @@ from pyrolvm.programs import Structure
 from pyrolvm.weights.copies import LeafCopy
 from pyrolvm.weights.parts import Layout, Parts, Term
 from pyrolvm.weights.score import ScoreTerm
+from pyrolvm.weights.terms import Factor
 
 __all__ = ["Draws", "Latent", "expand", "stack"]
 
@@ -48,6 +49,7 @@ class Draws:
         score_terms: The same site by site, each with the log-densities that its draw can change.
         latents: Draws by name; empty where the guide is enumerated.
         copies: Draws that the programs saw as leaves; empty unless path gradients were asked for.
+        factors: Densities of the enumerated sites, with their layouts; empty unless they were asked for.
         model_terms: Every term of the model by itself with its layout, to say which site a number comes from.
         guide_terms: Those of the guide.
     """
@@ -61,6 +63,7 @@ class Draws:
     score_terms: tuple[ScoreTerm, ...]
     latents: dict[str, Latent]
     copies: tuple[LeafCopy, ...]
+    factors: tuple[tuple[Layout, Factor], ...]
     model_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
     guide_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
 
@@ -118,6 +121,7 @@ def stack(draws: list[Draws], *, local_axis: bool) -> Draws:
         latents=latents,
         score_terms=tuple(ScoreTerm.cat(list(group), local_axis=local_axis) for group in groups),
         copies=tuple(copy for d in draws for copy in d.copies),
+        factors=tuple(pair for d in draws for pair in d.factors),
         model_terms=tuple(pair for d in draws for pair in d.model_terms),
         guide_terms=tuple(pair for d in draws for pair in d.guide_terms),
     )

@@ -44,6 +44,17 @@ class Parts:
         local = None if self.local is None else self.local.expand(num_global, num_local, -1)
         return Parts(local, None if self.global_ is None else self.global_.expand(num_global))
 
+    def whole(self, scale: float) -> Tensor | None:
+        """Sum of each whole draw's terms, its local part scaled to the full data, shape (M * K,); None without terms.
+
+        Args:
+            scale: N/B.
+        """
+        if self.local is None:
+            return self.global_
+        total = scale * self.local.sum(-1)  # (M, K)
+        return (total if self.global_ is None else total + self.global_[:, None]).flatten()
+
     @staticmethod
     def cat(parts: "list[Parts]", *, local_axis: bool) -> "Parts":
         """Join the parts of several runs.

@@ -71,6 +71,7 @@ def draw(
     latents: Mapping[str, Tensor] | None = None,
     gradient: Gradient = "site",
     expectation: bool = False,
+    keep_factors: bool = False,
 ) -> Draws:
     """Run the guide and replay the model against it.
 
@@ -89,6 +90,7 @@ def draw(
         gradient: What carries the gradient of a draw: "site", what each site's distribution allows; "path", leaf copies
             for :func:`pyrolvm.weights.path_surrogate`; "score", the score function alone.
         expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
+        keep_factors: Whether the densities of the model's enumerated sites are kept, with a gradient.
 
     Raises:
         ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
@@ -97,7 +99,7 @@ def draw(
     for _ in range(2):
         structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
         _refuse_guide_enumeration(structure, expectation)
-        run = _Run(model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient)
+        run = _Run(model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient, keep_factors)
         try:
             return run.draws(*counts(structure), vectorize, latents or {})
         except _StructureChanged:
@@ -138,6 +140,7 @@ class _Run:
     data_plate: str | None
     max_plate_nesting: int | None
     gradient: Gradient
+    keep_factors: bool
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
         if not (self.structure.local_latents or self.structure.global_latents):
@@ -227,7 +230,7 @@ class _Run:
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
         counts = (num_global, num_local)
-        terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts)
+        terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts, self.keep_factors)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         costs = score_terms(terms, model_trace, guide_trace, scored, scale)
@@ -241,6 +244,7 @@ class _Run:
             score_terms=tuple(term.expand(num_global, num_local) for term in costs),
             latents={} if self.structure.guide_enumerated else self._latents(guide_sites, num_global, num_local),
             copies=tuple(copies.copies),
+            factors=tuple((terms.layout, factor) for factor in terms.factors),
             model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
             guide_terms=tuple((terms.layout, term) for term in terms.guide),
         )

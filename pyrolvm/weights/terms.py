@@ -14,7 +14,24 @@ from torch import Tensor
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "read_terms", "unscaled"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """An enumerated site's own log-density.
+
+    Attributes:
+        name: The site.
+        distribution: Its distribution.
+        value: Packed tensor, nats.
+        dims: Symbols of its dimensions to the right of the particles', None where no plate is; then of its values.
+    """
+
+    name: str
+    distribution: Any
+    value: Any
+    dims: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -26,12 +43,14 @@ class Terms:
         likelihood: Observed sites of the model, and what enumerated sites are summed into.
         prior: Latents of the model.
         guide: Sites of the guide.
+        factors: The enumerated sites' own log-densities, before they are summed out.
     """
 
     layout: Layout
     likelihood: list[Term]
     prior: list[Term]
     guide: list[Term]
+    factors: list[Factor]
 
 
 def read_terms(
@@ -40,6 +59,7 @@ def read_terms(
     data_plate: str | None,
     particle_plates: tuple[str, str],
     counts: tuple[int, int],
+    keep_factors: bool = False,
 ) -> Terms:
     """The terms of a run of a pair.
 
@@ -49,15 +69,36 @@ def read_terms(
         data_plate: Name of the data plate, or None.
         particle_plates: Names of the plates of globals and of locals.
         counts: M and K.
+        keep_factors: Whether the densities of enumerated sites shall carry a gradient.
     """
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob()
     guide_trace.pack_tensors()
     model_trace.pack_tensors(guide_trace.plate_to_symbol)
     layout = Layout.of(model_trace, data_plate, particle_plates, counts)
+    factors = _factors(model_trace, guide_trace, layout) if keep_factors else []
     likelihood, prior = _model_terms(model_trace, guide_trace, layout)
     guide = [Term((s["name"],), layout.ordinal(s), s["packed"]["log_prob"]) for s in samples(guide_trace)]
-    return Terms(layout, likelihood, prior, guide)
+    return Terms(layout, likelihood, prior, guide, factors)
+
+
+def _is_summed_out(site: Any, guide_trace: Trace) -> bool:
+    return site["name"] not in guide_trace.nodes and site["infer"].get("_enumerate_dim") is not None
+
+
+def _factors(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[Factor]:
+    found = []
+    for site in samples(model_trace):
+        if _is_summed_out(site, guide_trace):
+            value = site["packed"]["unscaled_log_prob"]
+            if not value.requires_grad:
+                value.requires_grad_()
+            frames = {f.dim: layout.symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized}
+            own = {dim: symbol for dim, symbol in frames.items() if symbol not in layout.keep[:2]}
+            depth = max((-dim for dim in own), default=0)
+            dims = (*(own.get(dim) for dim in range(-depth, 0)), site["infer"]["_enumerate_symbol"])
+            found.append(Factor(site["name"], site["fn"], value, dims))
+    return found
 
 
 def unscaled(site: Any) -> Any:
@@ -72,11 +113,7 @@ def unscaled(site: Any) -> Any:
 def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tuple[list[Term], list[Term]]:
     """Likelihood and prior terms; the sites that depend on an enumerated one are summed out together."""
     sites = samples(model_trace)
-    enumerated = {
-        site["name"]
-        for site in sites
-        if site["name"] not in guide_trace.nodes and site["infer"].get("_enumerate_dim") is not None
-    }
+    enumerated = {site["name"] for site in sites if _is_summed_out(site, guide_trace)}
     sum_dims = {site["infer"]["_enumerate_symbol"] for site in sites if site["name"] in enumerated}
     likelihood: list[Term] = []
     prior: list[Term] = []

@@ -47,11 +47,64 @@ def test_bounds_are_in_order(name):
         assert means[i] <= means[i + 1] + 4 * torch.sqrt(variances[i] + variances[i + 1]) + 1e-9
 
 
+@KNOWN
+@pytest.mark.filterwarnings("ignore:.*equals the ELBO here:UserWarning")
+def test_other_lower_bounds_are_in_order(name):
+    """Renyi(2) <= ELBO <= TVO(2 intervals) <= TVO(5) <= IWELBO, and ELBO <= Renyi(.5) <= IWELBO, draw by draw."""
+    model, guide, args = bound_pair(name)
+    over = "all" if CASES[name].kind == "both" else "local"
+    objectives = {
+        "Renyi(2)": lvm.objectives.Renyi(16, alpha=2.0, over=over),
+        "TVO(1)": lvm.objectives.TVO(16, num_partitions=1, over=over),
+        "TVO(2)": lvm.objectives.TVO(16, num_partitions=2, first_beta=0.5, over=over),
+        "TVO(4)": lvm.objectives.TVO(16, num_partitions=4, first_beta=0.125, over=over),
+        "Renyi(.5)": lvm.objectives.Renyi(16, alpha=0.5, over=over),
+        "IWELBO": lvm.objectives.IWELBO(16, over=over),
+        "CUBO": lvm.objectives.CUBO(16),
+    }
+    for seed in range(5):
+        value = {key: objective.bound(model, guide, *args, seed=seed).sum() for key, objective in objectives.items()}
+        for lower, upper in (
+            ("Renyi(2)", "TVO(1)"),
+            ("TVO(1)", "TVO(2)"),
+            ("TVO(2)", "TVO(4)"),
+            ("TVO(4)", "IWELBO"),
+            ("TVO(1)", "Renyi(.5)"),
+            ("Renyi(.5)", "IWELBO"),
+            ("IWELBO", "CUBO"),
+        ):
+            assert value[lower] <= value[upper] + 1e-9, (lower, upper)
+
+
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.kind in ("local", "joint")])
+def test_one_bound_by_several_gradients(name):
+    """STL's value is the ELBO's, DReG's and VIMCO's are the IWELBO's: only the gradients differ."""
+    model, guide, args = bound_pair(name)
+    ours = lvm.objectives
+    elbo, iwelbo = (objective.bound(model, guide, *args, seed=1) for objective in (ours.ELBO(4), ours.IWELBO(4)))
+    torch.testing.assert_close(ours.STL(4).bound(model, guide, *args, seed=1), elbo)
+    torch.testing.assert_close(ours.VIMCO(4).bound(model, guide, *args, seed=1), iwelbo)
+    torch.testing.assert_close(ours.RWS(4).bound(model, guide, *args, seed=1), iwelbo)
+    if not CASES[name].score_function:
+        torch.testing.assert_close(ours.DReG(4).bound(model, guide, *args, seed=1), iwelbo)
+
+
 @EXACT
 def test_without_draws_every_bound_is_exact(name):
     model, guide, args = bound_pair(name)
     truth = CASES[name].log_evidence()
-    for objective in (lvm.objectives.ELBO(3), lvm.objectives.IWELBO(5)):
+    ours = lvm.objectives
+    for objective in (
+        ours.ELBO(3),
+        ours.STL(3),
+        ours.IWELBO(5),
+        ours.DReG(5),
+        ours.Renyi(5, alpha=0.5),
+        ours.CUBO(5),
+        ours.VIMCO(5),
+        ours.RWS(5),
+        ours.TVO(5),
+    ):
         torch.testing.assert_close(objective.bound(model, guide, *args), truth)
     evidence = lvm.evidence.importance(model, guide, *args, num_particles=100)
     torch.testing.assert_close(evidence.log_evidence, truth)

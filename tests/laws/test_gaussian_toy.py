@@ -65,6 +65,110 @@ def test_gap_of_the_importance_weighted_bound(num_particles):
         assert (num_particles * mean - 0.45336).abs() < 4.5 * num_particles * error + tolerance * 0.45336
 
 
+def gradients_of_the_mean(objective, copies, repeats):
+    """Gradients of a bound with respect to the guide's mean, offset by 0.1, pooled over copies and coordinates."""
+    offset = torch.zeros(copies, D, requires_grad=True)
+
+    def offset_guide(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal((x + MU) / 2 + 0.1 + offset, math.sqrt(2 / 3)).to_event(1))
+
+    x, rows = X.expand(copies, D), []
+    for seed in range(repeats):
+        torch.manual_seed(seed)
+        rows.append(-torch.autograd.grad(objective.differentiable_loss(model, offset_guide, x), offset)[0])
+    pooled = torch.cat(rows).flatten()
+    return pooled.mean(), pooled.std(), pooled.std() / math.sqrt(len(pooled))
+
+
+# Mean and signal-to-noise ratio of IWAE, DReG; at K = 1 DReG is STL
+TABLE = {
+    1: ((-0.202, 0.124), (-0.200, 0.492)),
+    4: ((-0.063, 0.068), (-0.064, 0.508)),
+    16: ((-0.0174, 0.036), (-0.0175, 0.696)),
+    64: ((-0.0045, 0.021), (-0.0045, 1.21)),
+}
+
+
+@pytest.mark.parametrize("num_particles", list(TABLE))
+def test_gradients_of_the_importance_weighted_bound(num_particles):
+    """IWAE's and DReG's have one mean; the signal-to-noise ratio falls for one and rises for the other."""
+    objectives = (lvm.objectives.IWELBO(num_particles), lvm.objectives.DReG(num_particles))
+    for objective, (mean, ratio) in zip(objectives, TABLE[num_particles], strict=True):
+        found, spread, error = gradients_of_the_mean(objective, 1000, max(4, 32 // num_particles))
+        assert (found - mean).abs() < 3 * error + 0.0021  # the table's rounding, and its own noise
+        if not (num_particles == 64 and objective is objectives[0]):  # lost in IWAE's noise
+            assert (found.abs() / spread - ratio).abs() < 3 * error / spread + 0.012
+    assert found < 0
+
+
+@pytest.mark.parametrize("kind", ["ELBO", "STL", "VIMCO", "Renyi", "TVO"])
+def test_gradients_of_other_bounds_point_to_the_posterior(kind):
+    """At one particle STL has DReG's table row; the ELBO's gradient has the same mean, -0.1 * 2, and more noise."""
+    make = {
+        "ELBO": lambda: lvm.objectives.ELBO(1),
+        "STL": lambda: lvm.objectives.STL(1),
+        "VIMCO": lambda: lvm.objectives.VIMCO(4),
+        "Renyi": lambda: lvm.objectives.Renyi(1, alpha=0.5),
+        "TVO": lambda: lvm.objectives.TVO(1),
+    }[kind]
+    found, spread, error = gradients_of_the_mean(make(), 1000, 40 if kind == "VIMCO" else 16)
+    expected = TABLE[4][1][0] if kind == "VIMCO" else -0.2
+    assert (found - expected).abs() < 3 * error + 0.001
+    if kind == "STL":
+        assert (found.abs() / spread - 0.492).abs() < 0.01
+
+
+def test_at_the_posterior_path_gradients_have_no_noise():
+    scale = torch.tensor(math.sqrt(0.5), requires_grad=True)
+
+    def posterior(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal((x + MU) / 2, scale).to_event(1))
+
+    def noise(objective):
+        rows = []
+        for seed in range(20):
+            torch.manual_seed(seed)
+            rows.append(torch.autograd.grad(objective.differentiable_loss(model, posterior, X), scale)[0])
+        return torch.stack(rows).std()
+
+    assert noise(lvm.objectives.STL(2)) < 1e-12
+    assert noise(lvm.objectives.DReG(4)) < 1e-12
+    assert noise(lvm.objectives.ELBO(2)) > 1.0
+    assert noise(lvm.objectives.IWELBO(4)) > 1.0
+
+
+@pytest.mark.parametrize(("num_particles", "expected"), [(1, -0.4565), (4, 0.08), (16, 0.25)])
+def test_the_chi_bound_is_met_from_below(num_particles, expected):
+    """For log p(x) = 0 the true CUBO is log(1.90672)/2 = .323; its estimate is below it, at K = 1 the ELBO."""
+    objective, x = lvm.objectives.CUBO(num_particles), X.expand(4000, D)
+    values = torch.cat([objective.bound(model, guide, x, seed=s) - LOG_EVIDENCE for s in range(4)])
+    error = values.std() / math.sqrt(len(values))
+    assert (values.mean() - expected).abs() < 3 * error + 0.01
+    assert values.mean() < math.log(SECOND_MOMENT) / 2
+
+
+def test_the_thermodynamic_integral_lies_between_its_sums():
+    """The mean log weight under pi_beta rises with beta, so that left sums <= log p(x) <= right sums."""
+    weights = lvm.log_weights(model, guide, X, num_particles=200_000, seed=0).local[:, 0]
+    betas = torch.linspace(0, 1, 6)
+    means = torch.stack([(torch.softmax(beta * weights, 0) * weights).sum() for beta in betas])
+    assert (means.diff() > 0).all()
+    left, right = means[:-1].mean(), means[1:].mean()
+    assert left < LOG_EVIDENCE[0] < right
+    errors = []
+    for num_partitions, tolerance in ((1, 1e-9), (4, 0.05)):
+        objective = lvm.objectives.TVO(200_000, num_partitions=num_partitions, first_beta=0.25)
+        bound = objective.bound(model, guide, X, seed=0)[0]
+        nodes = torch.tensor(objective.betas)
+        exact = [(torch.softmax(beta * weights, 0) * weights).sum() for beta in nodes[:-1]]
+        torch.testing.assert_close(bound, (torch.stack(exact) * nodes.diff()).sum())
+        errors.append(LOG_EVIDENCE[0] - bound)
+        assert errors[-1] > -tolerance
+    assert errors[1] < errors[0]
+
+
 def test_the_exact_posterior_has_no_gap():
     def exact(x):
         with lvm.data_plate(x):

@@ -10,9 +10,19 @@ from laws.cases import CASES, POINTS, nested_guide, nested_model, toy_guide, toy
 from pyro.infer import SVI
 
 import pyrolvm as lvm
-from pyrolvm.objectives import ELBO, IWELBO
+from pyrolvm.objectives import ELBO, IWELBO, RWS, STL, TVO, VIMCO, DReG, Renyi
 
-OBJECTIVES = {"ELBO": lambda: ELBO(2), "IWELBO": lambda: IWELBO(4)}
+OBJECTIVES = {
+    "ELBO": lambda: ELBO(2),
+    "STL": lambda: STL(2),
+    "IWELBO": lambda: IWELBO(4),
+    "DReG": lambda: DReG(4),
+    "Renyi": lambda: Renyi(4, alpha=0.5),
+    "VIMCO": lambda: VIMCO(4),
+    "RWS": lambda: RWS(8),
+    "RWS, asleep too": lambda: RWS(8, insomnia=0.5, num_sleep_particles=2),
+    "TVO": lambda: TVO(4, num_partitions=3),
+}
 EACH = pytest.mark.parametrize("make", list(OBJECTIVES.values()), ids=list(OBJECTIVES))
 
 
@@ -22,7 +32,7 @@ def test_in_svi(make):
     losses = [svi.step(POINTS) for _ in range(300)]
     assert all(isinstance(loss, float) for loss in losses)
     best = -dist.Normal(POINTS.mean(), math.sqrt(2.0)).log_prob(POINTS).sum().item()
-    assert best - 0.2 < sum(losses[-100:]) / 100 < best + 0.3
+    assert best - 0.3 < sum(losses[-100:]) / 100 < best + 0.5
     assert math.isfinite(svi.evaluate_loss(POINTS))
 
 
@@ -40,7 +50,7 @@ def test_as_a_module(make):
         optimizer.step()
         losses.append(loss.item())
     best = -dist.Normal(POINTS.mean(), math.sqrt(2.0)).log_prob(POINTS).sum().item()
-    assert best - 0.2 < sum(losses[-100:]) / 100 < best + 0.3
+    assert best - 0.3 < sum(losses[-100:]) / 100 < best + 0.5
 
 
 @EACH
@@ -120,7 +130,8 @@ def test_a_step_reads_no_value_of_a_tensor(monkeypatch):
             model, guide, args = CASES[name].make()
             guide = lvm.guides.Empty() if guide is None else guide
             pyro.clear_param_store()
-            for objective in (ELBO(3), IWELBO(3)):
+            for make in OBJECTIVES.values():
+                objective = make()
                 objective.loss_and_grads(model, guide, *args)  # finds the structure
                 with monkeypatch.context() as patch:
                     for method in ("item", "__bool__", "__float__", "__int__", "tolist", "numpy"):
