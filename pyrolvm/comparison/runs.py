@@ -248,4 +248,4 @@ def _was_interrupted(seen: list[warnings.WarningMessage]) -> bool:
 
 def _is_doubt(warning: warnings.WarningMessage) -> bool:
     """Whether a warning is an evidence's own, which the table has in columns."""
-    return "Pareto k-hat is above" in str(warning.message) or "all weights are zero" in str(warning.message)
+    return "Pareto k-hat is" in str(warning.message) or "all weights are zero" in str(warning.message)

@@ -1,8 +1,22 @@
-"""What log p(x) is: exactly, or by importance sampling with its error."""
+"""What log p(x) is: exactly, by importance sampling, or by annealing, with its error."""
 
+from pyrolvm.evidence.annealed import annealed
+from pyrolvm.evidence.bidirectional import EvidenceBounds, bidirectional
 from pyrolvm.evidence.evidence import Evidence, evidence_of_weights
 from pyrolvm.evidence.exact import exact
 from pyrolvm.evidence.importance import importance
 from pyrolvm.evidence.pareto import pareto_khat, pareto_threshold
+from pyrolvm.evidence.uniform import uniform
 
-__all__ = ["Evidence", "evidence_of_weights", "exact", "importance", "pareto_khat", "pareto_threshold"]
+__all__ = [
+    "Evidence",
+    "EvidenceBounds",
+    "annealed",
+    "bidirectional",
+    "evidence_of_weights",
+    "exact",
+    "importance",
+    "pareto_khat",
+    "pareto_threshold",
+    "uniform",
+]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from pyrolvm.evidence.evidence import Evidence, exact_evidence, held_constant
+from pyrolvm.evidence.quadrature import by_quadrature
 from pyrolvm.programs import Program, as_arguments, check, chunks, evaluating, structure_of
 from pyrolvm.weights import check_count, draw
 
@@ -12,10 +13,12 @@ __all__ = ["exact"]
 
 
 def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate: str | None = None) -> Evidence:
-    """log p(x) in closed form, or by summing over every value of the latents.
+    """log p(x) in closed form, by summing over every value of the latents, or by quadrature.
 
-    Closed form for models with a ``log_density``; enumeration where every latent is marked for it. A model with other
-    latents is refused.
+    Closed form for models with a ``log_density``; enumeration where every latent is marked for it; else quadrature
+    where what is left are one or two continuous dimensions, for each datum where latents lie inside the data plate.
+    Quadrature finds the mass by itself and refines its grid until the sum settles; a second, far and narrow mode can
+    escape it. Other models are refused.
 
     Args:
         model: A Pyro program.
@@ -27,7 +30,8 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         Evidence of each datum, shape (N,), where every term lies inside the data plate; else of the data set, ().
 
     Raises:
-        ValueError: If a latent is neither enumerated nor integrated by the model's ``log_density``.
+        ValueError: If a latent is discrete and not enumerated, if more than two continuous dimensions are left, or if
+            quadrature does not settle.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -46,6 +50,8 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         if closed_form is not None:
             values = [closed_form(*part) for _, part, _ in chunks(args, batch_size, name)]
             return exact_evidence(torch.cat(values), "closed form")
+        if _left(model, args, batch_size, data_plate):
+            return exact_evidence(by_quadrature(model, args, batch_size, data_plate), "quadrature")
         return exact_evidence(_enumerated(model, args, batch_size, data_plate), "enumeration")
 
 
@@ -53,7 +59,6 @@ def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, d
     values, constant = [], None
     for _, part, handler in chunks(args, batch_size, data_plate or "data"):
         with handler:
-            _refuse_what_is_left(model, part, data_plate)
             structure = structure_of(model, None, part, {}, data_plate)
             if structure.is_joint and batch_size is not None:
                 raise ValueError("'batch_size' must be None where latents tie the data together.")
@@ -68,12 +73,9 @@ def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, d
     return local if constant is None else local.sum() + constant[0]
 
 
-def _refuse_what_is_left(model: Program, args: tuple[Any, ...], data_plate: str | None) -> None:
-    problems = check(model, None, *args, data_plate=data_plate).problems
-    left = [site for problem in problems if problem.code == "missing-in-guide" for site in problem.sites]
-    if left:
-        names = ", ".join(f"'{site}'" for site in left)
-        raise ValueError(
-            f"log p(x) cannot be computed exactly: latent {names} is neither enumerated nor integrated in closed form. "
-            "Fit a guide and use lvm.evidence.importance."
-        )
+def _left(model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None) -> tuple[str, ...]:
+    """Latents that are neither observed nor enumerated."""
+    _, part, handler = next(chunks(args, batch_size, data_plate or "data"))
+    with handler:
+        problems = check(model, None, *part, data_plate=data_plate).problems
+    return tuple(site for problem in problems if problem.code == "missing-in-guide" for site in problem.sites)

@@ -1,6 +1,8 @@
 """log p(x) by importance sampling from the guide."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +14,15 @@ from pyrolvm.programs import (
     Structure,
     as_arguments,
     chunks,
+    count_rows,
     evaluating,
     rows_in_play,
     structure_of,
 )
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Parts, check_count, draw, log_mean_exp
+from pyrolvm.weights import Draws, check_count, draw, log_mean_exp, refuse_invalid
 
-__all__ = ["importance"]
+__all__ = ["Sampler", "importance"]
 
 # Rows times particles that run at once: large enough to keep the cores busy, small enough for a laptop's memory.
 _AT_ONCE = 65_536
@@ -32,13 +35,14 @@ def importance(
     num_particles: int = 1000,
     num_local_particles: int = 1,
     batch_size: int | None = None,
+    jackknife: bool = False,
     data_plate: str | None = None,
     seed: int | None = None,
 ) -> Evidence:
-    """log p(x) ~ log 1/K sum_k p(x, z_k) / q(z_k | x), z_k ~ q.
+    """log p(x) ~ L_K = log 1/K sum_k p(x, z_k) / q(z_k | x), z_k ~ q.
 
-    Unbiased for p(x); its logarithm is too low by about half the squared standard error. Trust it where k-hat is small.
-    Where latents lie outside the data plate, one weight holds for the whole data set.
+    Unbiased for p(x); its logarithm is too low by about half the squared standard error, which ``jackknife`` corrects.
+    Trust it where k-hat is small. Where latents lie outside the data plate, one weight holds for the whole data set.
 
     Args:
         model: A Pyro program.
@@ -46,7 +50,10 @@ def importance(
         *args: Arguments of both; arrays become tensors.
         num_particles: K, draws of everything.
         num_local_particles: Extra draws of the locals for each draw of the globals.
-        batch_size: Rows that are computed at once; None for all.
+        batch_size: Rows that are computed at once, which bounds the memory: only their weights are kept, and only
+            until the next ones. None for all.
+        jackknife: Whether to reduce the bias from order 1/K to order 1/K^2: K L_K - (K - 1) mean_k L_{-k}, where
+            L_{-k} leaves out draw k, with the jackknife's standard error. See :func:`evidence_of_weights`.
         data_plate: Name of the data plate; None to find it.
         seed: Seed of the draws; None draws from the caller's generators.
 
@@ -55,10 +62,12 @@ def importance(
 
     Raises:
         ValueError: If the pair has problems or would create parameters, if weights are joint and ``batch_size`` is
-            given, or if a weight is NaN or infinite.
+            given, if a weight is NaN or infinite, or if a single draw is jackknifed.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, Section 5.
+        Nowozin (2018), Debiasing evidence approximations: on importance-weighted autoencoders and jackknife variational
+        inference, Section 3.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -72,17 +81,11 @@ def importance(
     if batch_size is not None:
         check_count("batch_size", batch_size)
     args = as_arguments(args, model, guide)
-    sampler = _Sampler(model, guide, args, batch_size, data_plate, num_particles, num_local_particles)
-    with seeded(seed), evaluating(model, guide):
-        structure = sampler.structure
-        if structure.is_joint or structure.global_latents:
-            evidence = evidence_of_weights(sampler.joint_weights(), "importance")
-        else:
-            evidence = sampler.evidence_of_each()
-    return warn_if_doubtful(evidence)
+    sampler = Sampler(model, guide, args, batch_size, data_plate, num_particles, num_local_particles)
+    return warn_if_doubtful(sampler.evidence("importance", jackknife, seed))
 
 
-class _Sampler:
+class Sampler:
     """Draws weights in chunks of rows and of particles."""
 
     def __init__(
@@ -99,6 +102,21 @@ class _Sampler:
         self.batch_size, self.data_plate = batch_size, data_plate
         self.num_particles, self.num_local_particles = num_particles, num_local_particles
         self._structure: Structure | None = None
+
+    def evidence(self, method: str, jackknife: bool, seed: int | None) -> Evidence:
+        """Evidence from the weights, of each datum where every latent lies inside the data plate.
+
+        Args:
+            method: Name of the method.
+            jackknife: Whether to correct it by the jackknife.
+            seed: Seed of the draws; None draws from the caller's generators.
+        """
+        estimate = partial(evidence_of_weights, method=method, jackknife=jackknife)
+        with seeded(seed), evaluating(self.model, self.guide):
+            structure = self.structure
+            if structure.is_joint or structure.global_latents:
+                return estimate(self.joint_weights())
+            return self.evidence_of_each(estimate)
 
     @property
     def structure(self) -> Structure:
@@ -130,31 +148,59 @@ class _Sampler:
         full, rest = divmod(num_particles, size)
         return [size] * full + ([rest] if rest else [])
 
-    def _draw(self, part: tuple[Any, ...], num_global: int, num_local: int, latents: Any = None) -> Draws:
-        return draw(
+    def _draw(
+        self,
+        part: tuple[Any, ...],
+        counts: tuple[int, int],
+        first_datum: int,
+        first_particle: int,
+        latents: Mapping[str, Tensor] | None = None,
+    ) -> Draws:
+        draws = draw(
             self.model,
             self.guide,
             part,
             {},
-            counts=lambda _: (num_global, num_local),
+            counts=lambda _: counts,
             data_plate=self.data_plate,
             latents=latents,
         )
+        refuse_invalid(draws, first_datum, first_particle)
+        return draws
 
-    def evidence_of_each(self) -> Evidence:
-        """Weights of each datum: only one chunk of rows has its weights in memory at a time."""
-        num_particles = self.num_particles * self.num_local_particles
-        parts, constant = [], None
-        for _, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
+    def evidence_of_each(self, estimate: Callable[[Tensor], Evidence]) -> Evidence:
+        """Evidence of each datum: only one chunk of rows has its weights in memory at a time.
+
+        Args:
+            estimate: Evidence of (K, B) weights.
+        """
+        evidence, constant = None, None
+        for rows, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                sizes = self._particle_chunks(num_particles, rows_in_play(self.structure, part))
-                draws = [self._draw(part, 1, size).log_weight for size in sizes]
-                parts.append(evidence_of_weights(torch.cat([_local(d) for d in draws]), "importance"))
-            constant = held_constant(constant, draws[0].global_)
-        evidence = _join(parts)
+                log_weights, outside = self._weights_of_each(part, _first(rows))
+            found = estimate(log_weights)
+            evidence = found if rows is None else _filled(evidence, found, rows, count_rows(self.args))
+            constant = held_constant(constant, outside)
+        assert evidence is not None
         if constant is None:
             return evidence
         return replace(evidence.total, log_evidence=evidence.total.log_evidence + constant[0])
+
+    def _weights_of_each(self, part: tuple[Any, ...], first_datum: int) -> tuple[Tensor, Tensor | None]:
+        """Weights of some rows, (K, B), and the terms outside the data plate."""
+        num_particles = self.num_particles * self.num_local_particles
+        sizes = self._particle_chunks(num_particles, rows_in_play(self.structure, part))
+        log_weights, outside, start = None, None, 0
+        for size in sizes:
+            weight = self._draw(part, (1, size), first_datum, start).log_weight
+            assert weight.local is not None
+            local = weight.local[0]
+            if log_weights is None:
+                log_weights, outside = local.new_empty(num_particles, local.shape[1]), weight.global_
+            log_weights[start : start + size] = local
+            start += size
+        assert log_weights is not None
+        return log_weights, outside
 
     def joint_weights(self) -> Tensor:
         """Weights of whole draws, (K,)."""
@@ -162,15 +208,18 @@ class _Sampler:
         num_local = self.num_local_particles if nested else 1
         num_draws = self.num_particles * (1 if nested else self.num_local_particles)
         rows = rows_in_play(self.structure, self.args if self.batch_size is None else ()) * num_local
-        totals = [self._joint_chunk(size, num_local) for size in self._particle_chunks(num_draws, rows)]
-        return torch.cat(totals)
+        sizes = self._particle_chunks(num_draws, rows)
+        firsts = (sum(sizes[:i]) * num_local for i in range(len(sizes)))
+        return torch.cat(
+            [self._joint_chunk((size, num_local), first) for size, first in zip(sizes, firsts, strict=True)]
+        )
 
-    def _joint_chunk(self, num_draws: int, num_local: int) -> Tensor:
+    def _joint_chunk(self, counts: tuple[int, int], first_particle: int) -> Tensor:
         """Log weights of some whole draws: the global part once, and the local parts of every chunk of rows."""
         total, global_part, drawn = None, None, None
-        for _, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
+        for rows, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                draws = self._draw(part, num_draws, num_local, latents=drawn)
+                draws = self._draw(part, counts, _first(rows), first_particle, latents=drawn)
             drawn = draws.globals if drawn is None else drawn
             weight = draws.log_weight
             global_part = held_constant(global_part, weight.global_)
@@ -183,16 +232,16 @@ class _Sampler:
         return total if global_part is None else total + global_part
 
 
-def _local(weight: Parts) -> Tensor:
-    assert weight.local is not None
-    return weight.local.squeeze(0)
+def _first(rows: Tensor | None) -> int:
+    return 0 if rows is None else int(rows[0])
 
 
-def _join(parts: list[Evidence]) -> Evidence:
-    def cat(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    first = parts[0]
-    return Evidence(
-        cat("log_evidence"), cat("standard_error"), cat("ess"), cat("khat"), first.num_particles, first.method
-    )
+def _filled(whole: Evidence | None, found: Evidence, rows: Tensor, num_rows: int | None) -> Evidence:
+    """The evidence of all rows, with that of some of them filled in; its tensors are made once."""
+    columns = ("log_evidence", "standard_error", "ess", "khat")
+    if whole is None:
+        assert num_rows is not None
+        whole = replace(found, **{name: getattr(found, name).new_empty(num_rows) for name in columns})
+    for name in columns:
+        getattr(whole, name)[rows] = getattr(found, name)
+    return whole

@@ -10,6 +10,9 @@ __all__ = ["pareto_khat", "pareto_threshold"]
 
 _PRIOR_SCALE, _PRIOR_COUNT = 3.0, 10.0
 
+# Numbers that are worked on at once: they fit into a processor's cache, and bound the memory that copies take.
+_BLOCK = 2**18
+
 
 def pareto_threshold(num_particles: int) -> float:
     """The k-hat below which an importance estimate from so many draws is reliable: min(1 - 1/log10(K), 0.7).
@@ -36,9 +39,8 @@ def pareto_khat(log_weights: Float[Tensor, "num_particles *rows"]) -> Float[Tens
         log_weights: Log weights in nats, particles first, shape (K, ...).
 
     Returns:
-        k-hat, shape (...). NaN with fewer than 25 particles, whose tail is too short, or where ties leave no tail to
-        fit; -inf where all weights in the tail are equal up to rounding; +inf where a weight is not finite and positive
-        infinity.
+        k-hat, shape (...). NaN with fewer than 25 particles, whose tail is too short, where ties leave no tail to fit,
+        or where a log weight is NaN or infinity; -inf where all weights in the tail are equal up to rounding.
 
     References:
         Zhang and Stephens (2009), A new and efficient estimation method for the generalized Pareto distribution.
@@ -53,14 +55,18 @@ def pareto_khat(log_weights: Float[Tensor, "num_particles *rows"]) -> Float[Tens
     tail = math.floor(3 * num_particles**0.5) if num_particles > 225 else num_particles // 5
     if tail < 5:
         return log_weights.new_full(rows, math.nan)
-    flat = log_weights.detach().reshape(num_particles, -1).T.to(torch.float64)  # (rows, K)
-    flat = flat - flat.amax(1, keepdim=True)
-    largest = flat.topk(tail + 1, dim=1).values.flip(1)  # ascending, the cutoff first
-    excess = largest[:, 1:].exp() - largest[:, :1].exp()
-    khat = _fit(excess)
-    rounding = 128 * torch.finfo(log_weights.dtype).eps * (1 + log_weights.detach().amax(0).abs().reshape(-1))
-    khat = torch.where(largest[:, -1] - largest[:, 1] < rounding, -math.inf, khat)
-    return khat.to(log_weights.dtype).reshape(rows)
+    blocks = log_weights.detach().reshape(num_particles, -1).split(max(1, _BLOCK // num_particles), dim=1)
+    return torch.cat([_khat_of_block(block, tail) for block in blocks]).reshape(rows)
+
+
+def _khat_of_block(log_weights: Float[Tensor, "num_particles rows"], tail: int) -> Float[Tensor, " rows"]:
+    rows = log_weights.T.to(torch.float64, memory_format=torch.contiguous_format)
+    largest = rows.topk(tail + 1, dim=1).values.flip(1)  # ascending, the cutoff first
+    peak = largest[:, -1:].clone()
+    largest -= peak
+    khat = _fit(largest[:, 1:].exp() - largest[:, :1].exp())
+    rounding = 128 * torch.finfo(log_weights.dtype).eps * (1 + peak[:, 0].abs())
+    return torch.where(-largest[:, 1] < rounding, -math.inf, khat).to(log_weights.dtype)
 
 
 def _fit(excess: Float[Tensor, "rows tail"]) -> Float[Tensor, " rows"]:
@@ -81,9 +87,6 @@ def _fit(excess: Float[Tensor, "rows tail"]) -> Float[Tensor, " rows"]:
 
 def _mean_log1p(b: Tensor, excess: Tensor) -> Tensor:
     """Mean over the tail of log(1 - b excess) for each b of the grid, a block of rows at a time."""
-    block = max(1, 4_000_000 // (b.shape[1] * excess.shape[1]))
-    parts = [
-        torch.log1p(-b[i : i + block, :, None] * excess[i : i + block, None, :]).mean(2)
-        for i in range(0, len(b), block)
-    ]
-    return torch.cat(parts)
+    block = max(1, _BLOCK // (b.shape[1] * excess.shape[1]))
+    parts = zip(b.split(block), excess.split(block), strict=True)
+    return torch.cat([(one[:, :, None] * other[:, None, :]).neg_().log1p_().mean(2) for one, other in parts])

@@ -18,7 +18,9 @@ class Weighted:
         log_guide: log q(z | x), likewise.
         score: The part of ``log_guide`` that needs a score-function gradient, likewise, or None.
         outside: log p - log q of the globals, shape (M,), which is averaged and not weighted; or None.
-        outside_joint: The log p of it, shape (M,), or None.
+        direct: What carries a gradient besides the path through draws: log p(x, z), less the density of Deltas, which
+            are functions of parameters and draws; laid out as ``log_joint``.
+        outside_direct: The same of the globals, shape (M,), or None.
         outside_score: The part of the globals' log q that needs a score-function gradient, shape (M,), or None.
         scale: What a sum over N has to be multiplied by.
         is_per_datum: Whether each of the N rows is a datum.
@@ -29,7 +31,8 @@ class Weighted:
     log_guide: Tensor
     score: Tensor | None
     outside: Tensor | None
-    outside_joint: Tensor | None
+    direct: Tensor
+    outside_direct: Tensor | None
     outside_score: Tensor | None
     scale: float
     is_per_datum: bool
@@ -47,7 +50,8 @@ def nested(draws: Draws) -> Weighted:
     Args:
         draws: K draws of the locals given each of M draws of the globals.
     """
-    joint, guide = draws.log_joint, draws.log_guide
+    joint, guide, direct = draws.log_joint, draws.log_guide, draws.log_joint - draws.log_deltas
+    assert direct.local is not None
     assert joint.local is not None  # a data plate has terms
     sampled = bool(draws.structure.local_latents)
     return Weighted(
@@ -55,7 +59,8 @@ def nested(draws: Draws) -> Weighted:
         log_guide=joint.local.new_zeros(()).expand_as(joint.local) if guide.local is None else guide.local,
         score=draws.score.local if sampled else None,
         outside=draws.log_weight.global_,
-        outside_joint=joint.global_,
+        direct=direct.local,
+        outside_direct=direct.global_,
         outside_score=draws.score.global_,
         scale=draws.scale,
         is_per_datum=joint.global_ is None and guide.global_ is None,
@@ -70,14 +75,17 @@ def whole(draws: Draws) -> Weighted:
         draws: Whole draws, each with one draw of the locals.
     """
     joint, guide = draws.log_joint.whole(draws.scale), draws.log_guide.whole(draws.scale)
+    direct = (draws.log_joint - draws.log_deltas).whole(draws.scale)
     assert joint is not None  # a model has terms
+    assert direct is not None
     score = draws.score.whole(1.0)
     return Weighted(
         log_joint=joint[None, :, None],
         log_guide=(joint.new_zeros(()).expand_as(joint) if guide is None else guide)[None, :, None],
         score=None if score is None else score[None, :, None],
         outside=None,
-        outside_joint=None,
+        direct=direct[None, :, None],
+        outside_direct=None,
         outside_score=None,
         scale=1.0,
         is_per_datum=False,

@@ -43,7 +43,7 @@ class Objective(pyro.infer.ELBO):
     Attributes:
         kind: "lower" for a bound that is maximized, "upper" for one that is minimized.
         gradient: What carries the gradient of a draw: "site", what each site's distribution allows; "path", the path
-            through the draws alone; "score", the score function alone.
+            through the draws alone; "guide", kept apart from the model's; "score", the score function alone.
         sums_out_guide: Whether sites that the guide marks for enumeration are summed out; else they are refused.
 
     Args:

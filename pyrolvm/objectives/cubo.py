@@ -51,7 +51,7 @@ class CUBO(ImportanceWeighted):
     """
 
     kind: ClassVar[Literal["lower", "upper"]] = "upper"
-    gradient: ClassVar[Gradient] = "path"
+    gradient: ClassVar[Gradient] = "guide"
     remedy = "Use batch_size=None, or another objective."
 
     def __init__(

@@ -92,11 +92,9 @@ class DReG(ImportanceWeighted):
         weight = (log_weight - bounds.unsqueeze(1)).detach().exp() / log_weight.shape[1]  # sums to 1 over K
         weight = weight.nan_to_num(0.0)  # where all weights are zero
         squared = _mean(weight.square(), log_weight, weighted.scale, None)
-        of_globals = (
-            squared if weighted.is_whole else _mean(weight, weighted.log_joint, weighted.scale, weighted.outside)
-        )
+        of_globals = squared if weighted.is_whole else _mean(weight, weighted.direct, weighted.scale, weighted.outside)
         path = path_surrogate(draws.copies, squared, of_globals)
-        return path + _mean(weight, weighted.log_joint, weighted.scale, weighted.outside_joint)
+        return path + _mean(weight, weighted.direct, weighted.scale, weighted.outside_direct)
 
 
 def _mean(weight: Tensor, log_density: Tensor, scale: float, outside: Tensor | None) -> Tensor:

@@ -134,8 +134,8 @@ class RWS(ImportanceWeighted):
         awake = weighted.scale * (weight * log_guide).sum((1, 2)).mean()
         log_joint = weighted.log_joint.masked_fill(log_weight == -math.inf, 0.0)
         of_model = weighted.scale * (weight * log_joint).sum((1, 2)).mean()
-        if weighted.outside_joint is not None:
-            of_model = of_model + weighted.outside_joint.mean()
+        if weighted.outside_direct is not None:
+            of_model = of_model + weighted.outside_direct.mean()
         return of_model + self.insomnia * awake
 
     def __repr__(self) -> str:

@@ -55,11 +55,11 @@ class STL(Objective):
             draws: M draws of the globals and K of the locals given each, one of both being 1.
         """
         weight = draws.log_weight
-        total, joint = weight.whole(draws.scale), draws.log_joint.whole(draws.scale)
+        total, direct = weight.whole(draws.scale), (draws.log_joint - draws.log_deltas).whole(draws.scale)
         assert total is not None  # a pair has terms
-        assert joint is not None
+        assert direct is not None
         score = score_surrogate(draws.score_terms)
-        surrogate = joint.mean() + score
+        surrogate = direct.mean() + score
         if torch.is_grad_enabled():
             everything = total.mean() + score
             surrogate = surrogate + path_surrogate(draws.copies, everything, everything)

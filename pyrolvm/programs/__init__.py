@@ -32,7 +32,7 @@ from pyrolvm.programs.plates import (
 )
 from pyrolvm.programs.prior import prior_guide
 from pyrolvm.programs.problems import Problem
-from pyrolvm.programs.runs import Empty, Program, apart, first_invalid_site, run_apart, sample_sites, traced
+from pyrolvm.programs.runs import Empty, Program, apart, draws_only, first_invalid_site, run_apart, sample_sites, traced
 from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
 from pyrolvm.programs.uniform import uniform_guide
@@ -60,6 +60,7 @@ __all__ = [
     "data_plate",
     "data_plate_of",
     "device_of",
+    "draws_only",
     "dtype_of",
     "evaluating",
     "evaluation_mode",

@@ -178,7 +178,10 @@ def _is_fixed(name: str) -> bool:
 
 
 class SharedRows(Messenger):
-    """Make every program run inside the block see the rows that the first one drew, plate by plate."""
+    """Make every program run inside the block see the rows that the first one drew, plate by plate.
+
+    Rows that a program gives to a plate itself must be the same in all of them.
+    """
 
     def __enter__(self) -> "SharedRows":
         self._rows: dict[str, Tensor] = {}
@@ -186,20 +189,34 @@ class SharedRows(Messenger):
         return self
 
     def _pyro_sample(self, msg: Any) -> None:
-        if is_subsample(msg) and msg["name"] in self._rows and msg["value"] is None:
-            msg["value"], msg["done"] = self._rows[msg["name"]], True
+        if is_subsample(msg) and not _is_fixed(msg["name"]):
+            if msg["value"] is not None:
+                self._check_given(msg["name"], msg["value"])
+            elif msg["name"] in self._rows:
+                msg["value"], msg["done"] = self._rows[msg["name"]], True
+                self._check_number(msg)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not is_subsample(msg):
+        if is_subsample(msg):
+            self._rows[msg["name"]] = msg["value"]
+
+    def _check_given(self, name: str, rows: Tensor) -> None:
+        known = self._rows.get(name)
+        if known is None or known is rows:
             return
-        name, rows = msg["name"], msg["value"]
-        asked = msg["fn"].subsample_size or msg["fn"].size
-        if len(rows) != asked and not _is_fixed(name):
+        if not torch.equal(torch.as_tensor(known), torch.as_tensor(rows)):
             raise ValueError(
-                f"plate '{name}' must have as many rows in the model as in the guide; got {asked} and {len(rows)}. A "
-                "guide with parameters for each datum fits the data it was set up on only."
+                f"plate '{name}' must have the same rows in the model as in the guide; the model is given others. Wrap "
+                "the call in lvm.minibatch(num_data, rows), which tells both."
             )
-        self._rows[name] = rows
+
+    def _check_number(self, msg: Any) -> None:
+        asked = msg["fn"].subsample_size or msg["fn"].size
+        if len(msg["value"]) != asked:
+            raise ValueError(
+                f"plate '{msg['name']}' must have as many rows in the model as in the guide; got {asked} and "
+                f"{len(msg['value'])}. A guide with parameters for each datum fits the data it was set up on only."
+            )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ __all__ = [
     "Empty",
     "Program",
     "apart",
+    "draws_only",
     "first_invalid_site",
     "is_enumerated",
     "plates_of",
@@ -61,6 +62,17 @@ def sample_sites(trace: Trace) -> dict[str, Any]:
 
 def _nodes(trace: Any) -> Any:
     return trace.nodes.items()
+
+
+def draws_only(trace: Trace) -> Trace:
+    """A trace without its draws of rows, to be replayed: rows are shared by :class:`SharedRows`, which checks them.
+
+    Args:
+        trace: A trace of Pyro, left as it is.
+    """
+    kept = Trace()
+    kept.nodes.update((name, site) for name, site in _nodes(trace) if not is_subsample(site))
+    return kept
 
 
 def plates_of(site: Any) -> tuple[str, ...]:
@@ -132,7 +144,7 @@ def run_pair(
     guide = Empty() if guide is None else guide
     with evaluation_mode(model, guide), SharedRows(), autoguide_plates(guide), torch.no_grad():
         guide_trace = traced(guide if kept is None else poutine.replay(guide, trace=kept), args, kwargs)
-        model_trace = traced(poutine.replay(model, guide_trace), args, kwargs)
+        model_trace = traced(poutine.replay(model, draws_only(guide_trace)), args, kwargs)
     return model_trace, guide_trace
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyrolvm.programs import is_subsample
 
-__all__ = ["DetachedDraws", "LeafCopies", "LeafCopy", "path_surrogate"]
+__all__ = ["DetachedDraws", "LeafCopies", "LeafCopy", "is_delta", "path_surrogate"]
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,16 @@ class LeafCopies(Messenger):
 
     Args:
         data_plate: Name of the data plate, or None.
+        deltas: Whether to copy the values of Deltas too, which are no draws.
     """
 
-    def __init__(self, data_plate: str | None) -> None:
+    def __init__(self, data_plate: str | None, *, deltas: bool) -> None:
         super().__init__()
-        self.data_plate = data_plate
+        self.data_plate, self.deltas = data_plate, deltas
         self.copies: list[LeafCopy] = []
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if _is_draw(msg) and msg["fn"].has_rsample:
+        if _is_draw(msg) and msg["fn"].has_rsample and (self.deltas or not is_delta(msg["fn"])):
             value = msg["value"]
             is_local = any(frame.name == self.data_plate for frame in msg["cond_indep_stack"])
             msg["value"] = value.detach().requires_grad_()
@@ -58,7 +59,7 @@ class DetachedDraws(Messenger):
         if not _is_draw(msg):
             return
         value = msg["value"]
-        if isinstance(value, Tensor) and value.requires_grad and _is_delta(msg["fn"]):
+        if isinstance(value, Tensor) and value.requires_grad and is_delta(msg["fn"]):
             raise ValueError(
                 f"Site '{msg['name']}' of the guide is a Delta at a learned value, which has no score function. "
                 "Use lvm.objectives.ELBO or IWELBO, or another distribution for it."
@@ -66,7 +67,12 @@ class DetachedDraws(Messenger):
         msg["value"] = value.detach()
 
 
-def _is_delta(fn: Any) -> bool:
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution is a point, such as autoguides put at a function of their draws.
+
+    Args:
+        fn: A distribution of Pyro.
+    """
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return type(fn).__name__ == "Delta"

@@ -15,7 +15,7 @@ from pyrolvm.weights.terms import Factor
 
 __all__ = ["Draws", "Latent", "expand", "stack"]
 
-_PARTS = ("log_likelihood", "log_prior", "log_guide", "score")
+_PARTS = ("log_likelihood", "log_prior", "log_guide", "log_deltas", "score")
 
 
 class Latent(NamedTuple):
@@ -45,8 +45,10 @@ class Draws:
             (M, K, N) and ``global_`` part of shape (M,), each None where no term is of that kind.
         log_prior: Terms of the model's latents, likewise.
         log_guide: Terms of the guide, likewise.
+        log_deltas: Those of ``log_guide`` that are Deltas, likewise; empty unless path gradients were asked for.
         score: Those of ``log_guide`` whose draws carry no gradient, without their scale, likewise.
-        score_terms: The same site by site, each with the log-densities that its draw can change.
+        score_terms: The same site by site, each with the log-densities that its draw can change; empty
+            where only the score function was asked for.
         latents: Draws by name; empty where the guide is enumerated.
         copies: Draws that the programs saw as leaves; empty unless path gradients were asked for.
         factors: Densities of the enumerated sites, with their layouts; empty unless they were asked for.
@@ -59,6 +61,7 @@ class Draws:
     log_likelihood: Parts
     log_prior: Parts
     log_guide: Parts
+    log_deltas: Parts
     score: Parts
     score_terms: tuple[ScoreTerm, ...]
     latents: dict[str, Latent]

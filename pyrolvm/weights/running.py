@@ -1,8 +1,8 @@
 """Running a pair: the guide is drawn from, and the model is replayed against it."""
 
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from pyrolvm.programs import (
     Structure,
     apart,
     autoguide_plates,
+    draws_only,
     evaluation_mode,
     forget,
     sample_sites,
@@ -29,7 +30,7 @@ from pyrolvm.programs import (
     traced,
 )
 from pyrolvm.weights.broadcasting import agree
-from pyrolvm.weights.copies import DetachedDraws, LeafCopies
+from pyrolvm.weights.copies import DetachedDraws, LeafCopies, is_delta
 from pyrolvm.weights.draws import Draws, Latent, expand, stack
 from pyrolvm.weights.expectation import expected_terms
 from pyrolvm.weights.parts import Parts, Term
@@ -38,7 +39,7 @@ from pyrolvm.weights.terms import Terms, read_terms, unscaled
 
 __all__ = ["Gradient", "draw"]
 
-Gradient = Literal["site", "path", "score"]
+Gradient = Literal["site", "path", "guide", "score"]
 _GLOBAL, _LOCAL = "_particles_global", "_particles_local"
 
 
@@ -88,7 +89,8 @@ def draw(
         max_plate_nesting: Dimensions kept free for plates; None for as many as the programs use.
         latents: Values of some of the guide's sites to use in place of draws, laid out as in :class:`Draws`.
         gradient: What carries the gradient of a draw: "site", what each site's distribution allows; "path", leaf copies
-            for :func:`pyrolvm.weights.path_surrogate`; "score", the score function alone.
+            for :func:`pyrolvm.weights.path_surrogate`, Deltas left out, which are no draws; "guide", leaf copies of
+            Deltas too, to tell the guide's gradient from the model's; "score", the score function alone.
         expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
         keep_factors: Whether the densities of the model's enumerated sites are kept, with a gradient.
 
@@ -156,8 +158,8 @@ class _Run:
         guide = _wrap(self.guide, plates)
         if latents:
             guide = poutine.replay(guide, trace=self._values(latents, num_global, num_local))
-        copies = LeafCopies(self.structure.data_plate)
-        handlers: dict[str, Any] = {"site": nullcontext(), "path": copies, "score": DetachedDraws()}
+        copies = LeafCopies(self.structure.data_plate, deltas=self.gradient == "guide")
+        handlers: dict[str, Any] = {"site": nullcontext(), "path": copies, "guide": copies, "score": DetachedDraws()}
         enumerated = EnumMessenger(first_available_dim=first_free)
         if self.structure.guide_enumerated:
             guide = enumerated(guide)
@@ -165,7 +167,7 @@ class _Run:
         with SharedRows(), autoguide_plates(self.guide):
             with handlers[self.gradient]:
                 guide_trace = traced(guide, self.args, self.kwargs)
-            replay = poutine.replay(enumerated(_wrap(self.model, plates)), trace=guide_trace)
+            replay = poutine.replay(enumerated(_wrap(self.model, plates)), trace=draws_only(guide_trace))
             model_trace = traced(replay, self.args, self.kwargs)
         return self._read(model_trace, guide_trace, num_global, num_local, copies)
 
@@ -230,16 +232,20 @@ class _Run:
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
         counts = (num_global, num_local)
-        terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts, self.keep_factors)
+        with self._densities_at_copies():
+            terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts, self.keep_factors)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
-        costs = score_terms(terms, model_trace, guide_trace, scored, scale)
+        each = () if self.gradient == "score" else scored
+        costs = score_terms(terms, model_trace, guide_trace, each, scale)
+        deltas = [t for t in terms.guide if self.gradient == "path" and is_delta(guide_sites[t.names[0]]["fn"])]
         if self.structure.guide_enumerated:
-            terms = expected_terms(terms, guide_trace)
+            terms = expected_terms(terms, model_trace, guide_trace)
         return Draws(
             structure=self.structure,
             scale=scale,
             **_folded(terms),
+            log_deltas=terms.layout.fold(deltas),
             score=terms.layout.fold(score),
             score_terms=tuple(term.expand(num_global, num_local) for term in costs),
             latents={} if self.structure.guide_enumerated else self._latents(guide_sites, num_global, num_local),
@@ -248,6 +254,19 @@ class _Run:
             model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
             guide_terms=tuple((terms.layout, term) for term in terms.guide),
         )
+
+    @contextmanager
+    def _densities_at_copies(self) -> Iterator[None]:
+        """Say what to do where a flow of the guide knows the density of its own draws only."""
+        try:
+            yield
+        except (KeyError, NotImplementedError) as error:
+            if self.gradient == "site":
+                raise
+            raise ValueError(
+                "The guide has a distribution that gives no density at a copy of its draw, such as a flow without an "
+                "inverse. Use lvm.objectives.ELBO or IWELBO, or a flow with one."
+            ) from error
 
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:
         """Sites of the guide that get a score-function gradient."""

@@ -7,10 +7,10 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrolvm.weights.parts import Layout, Term, samples
+from pyrolvm.weights.parts import Ordinal, Term, samples
 from pyrolvm.weights.terms import Terms, unscaled
 
-__all__ = ["ScoreTerm", "score_terms"]
+__all__ = ["Reach", "ScoreTerm", "score_terms"]
 
 
 @dataclass(frozen=True)
@@ -72,44 +72,82 @@ def score_terms(
         Ranganath, Gerrish and Blei (2014), Black box variational inference, Eq. 5.
         Schulman et al. (2015), Gradient estimation using stochastic computation graphs, Theorem 1.
     """
-    order = {site["name"]: i for i, site in enumerate(samples(guide_trace))}
-    reach = _reach(model_trace, order)
+    reach = Reach(terms, model_trace, guide_trace)
     found = []
     for name in names:
-        site = guide_trace.nodes[name]
-        ordinal = terms.layout.ordinal(site)
-        after = [(t, 1.0) for t in (*terms.likelihood, *terms.prior) if _last(t, reach) >= order[name]]
-        after += [(t, -1.0) for t in terms.guide if order[t.names[0]] >= order[name]]
-        inside = terms.layout.is_local(Term((name,), ordinal, None))
-        kept = [(t, sign) for t, sign in after if not inside or terms.layout.is_local(t)]
-        found.append(_score_term(name, unscaled(site), ordinal, kept, terms.layout, scale))
+        cost: Any = 0.0
+        apart = reach.plates_apart(name)
+        ordinal = reach.ordinal(name)
+        dims = (*terms.layout.keep, *sorted(ordinal.difference(terms.layout.keep)))
+        within = tuple(dim if dim in apart else None for dim in dims)
+        for term, sign in reach.after(name):
+            factor = sign * (scale if terms.layout.is_local(term) else 1.0)
+            cost = cost + factor * terms.layout.arrange(_detached(term.value), within)
+        found.append(ScoreTerm(name, terms.layout.arrange(unscaled(guide_trace.nodes[name]), dims), cost))
     return tuple(found)
 
 
-def _last(term: Term, reach: dict[str, int]) -> int:
-    return max(reach[name] for name in term.names)
+class Reach:
+    """Which terms a draw of the guide can change, by the order in which sites run.
 
+    Args:
+        terms: All terms of the pair.
+        model_trace: Packed trace of the model.
+        guide_trace: Packed trace of the guide.
+    """
 
-def _reach(model_trace: Trace, order: dict[str, int]) -> dict[str, int]:
-    """For each site of the model, the place in the guide of the last draw that it can depend on; -1 for none."""
-    reach, last = {}, -1
-    for site in samples(model_trace):
-        last = max(last, order.get(site["name"], -1))
-        reach[site["name"]] = last
-    return reach
+    def __init__(self, terms: Terms, model_trace: Trace, guide_trace: Trace) -> None:
+        self._terms, self._sites = terms, samples(guide_trace)
+        self._order = {site["name"]: i for i, site in enumerate(self._sites)}
+        self._last: dict[str, int] = {}  # for each site of the model, the last draw of the guide before it
+        last = -1
+        for site in samples(model_trace):
+            last = max(last, self._order.get(site["name"], -1))
+            self._last[site["name"]] = last
 
+    def ordinal(self, name: str) -> Ordinal:
+        """Symbols of the plates around a site of the guide.
 
-def _score_term(
-    name: str, log_prob: Any, ordinal: frozenset[str], after: list[tuple[Term, float]], layout: Layout, scale: float
-) -> ScoreTerm:
-    particles_and_data = layout.keep
-    dims = (*particles_and_data, *sorted(ordinal.difference(particles_and_data)))
-    cost: Any = 0.0
-    for term, sign in after:
-        factor = sign * (scale if layout.is_local(term) else 1.0)
-        within = tuple(d if d in ordinal else None for d in dims)
-        cost = cost + factor * layout.arrange(_detached(term.value), within)
-    return ScoreTerm(name, layout.arrange(log_prob, dims), cost)
+        Args:
+            name: The site.
+        """
+        return self._terms.layout.ordinal(self._sites[self._order[name]])
+
+    def plates_apart(self, name: str) -> Ordinal:
+        """The plates of a site whose rows its draws do not mix: no later draw lies outside of them.
+
+        The data plate's rows are not mixed, or weights would be joint.
+
+        Args:
+            name: The site of the guide.
+        """
+        later = [self._terms.layout.ordinal(site) for site in self._sites[self._order[name] + 1 :]]
+        always = set(self._terms.layout.keep)
+        return frozenset(p for p in self.ordinal(name) if p in always or all(p in ordinal for ordinal in later))
+
+    def reaches(self, name: str, term: Term, *, of_guide: bool) -> bool:
+        """Whether a draw of the guide can change a term.
+
+        Args:
+            name: The site of the guide.
+            term: A term of the model or of the guide.
+            of_guide: Which of them.
+        """
+        layout = self._terms.layout
+        if layout.keep[2] in self.ordinal(name) and not layout.is_local(term):
+            return False  # terms outside the data plate that depend on latents inside would make weights joint
+        last = self._order[term.names[0]] if of_guide else max(self._last[site] for site in term.names)
+        return last >= self._order[name]
+
+    def after(self, name: str) -> list[tuple[Term, float]]:
+        """Terms of log p - log q that a draw can change, with their signs.
+
+        Args:
+            name: The site of the guide.
+        """
+        model = [*self._terms.likelihood, *self._terms.prior]
+        found = [(term, 1.0) for term in model if self.reaches(name, term, of_guide=False)]
+        return found + [(term, -1.0) for term in self._terms.guide if self.reaches(name, term, of_guide=True)]
 
 
 def _detached(value: Any) -> Any:

@@ -41,7 +41,7 @@ def test_a_mixture_has_no_guide(succeeds: Callable[..., Any]) -> None:
         (("--guides", "mean_feild"), "unknown guide 'mean_feild'; did you mean 'mean_field'"),
         (("--guides", "mean_field,,full_rank"), "--guides takes names"),
         (("--guides", "mean_field,mean_field"), "each once"),
-        (("--objectives", "elbo,vimco"), "unknown objective 'vimco'"),
+        (("--objectives", "elbo,chivi"), "unknown objective 'chivi'"),
         (("--objectives", "elbo:0"), "at least 1; got 'elbo:0'"),
         (("--seeds", "0,one"), "--seeds takes whole numbers"),
         (("--seeds", "0,0"), "different"),

@@ -180,6 +180,8 @@ def renamed(comparison, names=2):
         ({"khat": 0.3}, 1, "yes", "k-hat is at most 0.30, below 0.67"),
         ({"khat": 0.3, "elbo": -12.0}, 1, "weighted", "is about 2 nats: use draws with their weights only"),
         ({"khat": 0.3, "elbo": float("nan")}, 1, "yes", "no sign of a heavy tail."),
+        ({"khat": 0.6}, 1, "yes", "k-hat is up to 0.60, below 0.67: the weights can be used, but above 0.5"),
+        ({"khat": 0.6}, 100, "yes", "k-hat is at most 0.60, below 0.67: no sign of a heavy tail."),
         ({"khat": 0.68, "doubtful": 1.0}, 1, "nearly", "more particles would make the evidence reliable"),
         ({"khat": 0.9, "doubtful": 1.0}, 1, "no", "tails are too light"),
         ({"khat": 0.9, "doubtful": 0.05}, 100, "mostly", "for 5 of 100 data (worst 0.90)"),

@@ -81,20 +81,6 @@ def test_leave_one_out_reduces_the_variance():
     assert four[0] < 0.4 * one[0]  # without a baseline it would be half
 
 
-def test_pyros_renyi_gives_a_discrete_site_no_gradient():
-    theirs = pyro.infer.RenyiELBO(alpha=0, num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    with parameter_scope(toy_discrete_model, toy_discrete_guide):
-        run_apart(toy_discrete_model, toy_discrete_guide, POINTS)
-        leaves = dict(pyro.get_param_store().named_parameters())
-        theirs.loss_and_grads(toy_discrete_model, toy_discrete_guide, POINTS)
-        signal = leaves["slope"].grad.clone()
-        mean, error = mean_gradient(lvm.objectives.IWELBO(4), toy_discrete_model, toy_discrete_guide, POINTS)
-    slope, logit = torch.tensor(0.7, requires_grad=True), torch.logit(torch.tensor(0.3)).requires_grad_()
-    exact = torch.autograd.grad(-enumerated_iwelbo(4, logit, slope), [slope, logit])
-    assert abs(signal) < 0.2 * abs(exact[0])
-    assert ((mean - torch.stack(exact)).abs() <= 4 * error).all()
-
-
 def test_mixed_pair_against_pyro():
     """One discrete and one reparameterized site: the ELBO's mean gradient is Trace_ELBO's."""
     with parameter_scope(mixed_model, mixed_guide):

@@ -74,6 +74,8 @@ def test_a_log_weight_that_is_no_number(make, where):
         make(2).bound(model, guide, POINTS)
     with pytest.raises(ValueError, match=f"datum 2, particle 0 is inf.*There, site {site} has log-density"):
         lvm.log_weights(model, guide, POINTS, num_particles=3)
+    with pytest.raises(ValueError, match=f"datum 2, particle 0 is inf.*There, site {site} has log-density"):
+        lvm.evidence.importance(model, guide, POINTS, num_particles=3, batch_size=None if where == "model" else 6)
 
 
 class Impossible(dist.Normal):
