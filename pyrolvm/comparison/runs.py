@@ -11,7 +11,7 @@ import torch
 
 from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
 from pyrolvm.comparison.pairs import Pairs, frozen
-from pyrolvm.evidence import Evidence, pareto_threshold
+from pyrolvm.evidence import DoubtfulEvidence, Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
 from pyrolvm.programs import Program, Structure, as_arguments, check, chunks, count_rows
 
@@ -248,4 +248,4 @@ def _was_interrupted(seen: list[warnings.WarningMessage]) -> bool:
 
 def _is_doubt(warning: warnings.WarningMessage) -> bool:
     """Whether a warning is an evidence's own, which the table has in columns."""
-    return "Pareto k-hat is" in str(warning.message) or "all weights are zero" in str(warning.message)
+    return issubclass(warning.category, DoubtfulEvidence)

@@ -17,7 +17,7 @@ from pyrolvm.programs import (
     Program,
     Simulation,
     Structure,
-    active_minibatch,
+    at_once,
     chunks,
     data_plate_of,
     prior_guide,
@@ -27,9 +27,6 @@ from pyrolvm.programs import (
 from pyrolvm.weights import check_count
 
 __all__ = ["AnnealedWeights", "Annealer", "Options"]
-
-# Rows times chains that run at once: large enough to keep the cores busy, small enough for a laptop's memory.
-_AT_ONCE = 65_536
 
 # Chains that step sizes are found on, fewer where there are many rows.
 _MOST_PILOTS, _FEWEST_PILOTS = 16, 4
@@ -121,9 +118,9 @@ class Annealer:
         self, chains: Chains, num_rows: int, rows: Tensor | None, exact: Simulation | None, advance: Callable[[], Any]
     ) -> tuple[Tensor, Tensor]:
         """Log weights forward and backward on one chunk of rows; the latter are empty without an exact draw."""
-        sizes = self._chain_chunks(num_rows)
+        sizes = at_once(self.options.num_particles, num_rows)
         run = _Run(chains, self.temperatures, self.options.num_leapfrog_steps, advance)
-        steps = run.tuned(max(_FEWEST_PILOTS, min(_MOST_PILOTS, _AT_ONCE // num_rows)))
+        steps = run.tuned(max(_FEWEST_PILOTS, at_once(_MOST_PILOTS, num_rows)[0]))
         forward = torch.cat([run.forward(size, steps) for size in sizes])
         if exact is None:
             return forward, forward[:0]
@@ -134,11 +131,6 @@ class Annealer:
         _, part, handler = next(chunks(self.args, self.options.batch_size, name))
         with handler:
             structure = structure_of(self.model, self.guide, part, {}, self.options.data_plate)
-            if structure.subsampled and active_minibatch() is None:
-                raise ValueError(
-                    f"Plate '{structure.data_plate}' draws rows of its own, anew at every step of a chain. Open it at "
-                    "its full size, with lvm.data_plate(x)."
-                )
         if self.options.batch_size is not None:
             _refuse_chunks(structure)
         return structure
@@ -146,17 +138,12 @@ class Annealer:
     def _chains(self, part: tuple[Any, ...], structure: Structure) -> Chains:
         return Chains(self.model, self.guide, part, structure, self.options.data_plate, from_prior=self.from_prior)
 
-    def _chain_chunks(self, rows: int) -> list[int]:
-        size = max(1, min(self.options.num_particles, _AT_ONCE // rows))
-        full, rest = divmod(self.options.num_particles, size)
-        return [size] * full + ([rest] if rest else [])
-
     def _num_transitions(self, structure: Structure, name: str, num_directions: int) -> int:
         total = 0
         if not (structure.local_latents or structure.global_latents):
             return total
         for _, part, _ in chunks(self.args, self.options.batch_size, name):
-            runs = num_directions * len(self._chain_chunks(rows_in_play(structure, part)))
+            runs = num_directions * len(at_once(self.options.num_particles, rows_in_play(structure, part)))
             total += num_pilot_transitions(self.options.num_temperatures)
             total += runs * (self.options.num_temperatures - 1)
         return total

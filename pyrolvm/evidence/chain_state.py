@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.transforms import ComposeTransform
 
-from pyrolvm.programs import Program, SharedRows, Structure, apart, autoguide_plates, sample_sites, traced
+from pyrolvm.programs import Program, SharedRows, Structure, apart, autoguide_plates, is_delta, sample_sites, traced
 
 __all__ = ["ChainState", "StateSite", "read_state"]
 
@@ -36,6 +36,11 @@ class StateSite:
     event_dim: int
     row: int | None
     is_local: bool
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether its support has an edge."""
+        return not (isinstance(self.transform, ComposeTransform) and not self.transform.parts)
 
     @property
     def size(self) -> int:
@@ -119,6 +124,20 @@ class ChainState:
             log_jacobian = log_jacobian + site.columns(change).sum(-1)
         return latents, log_jacobian
 
+    def saturates(self, position: Float[Tensor, "chains *rows size"]) -> Bool[Tensor, "chains *rows"]:
+        """Whether a latent lies so near the edge of its support that its number no longer changes with the position.
+
+        Args:
+            position: Unconstrained values.
+        """
+        found = torch.zeros(position.shape[:-1], dtype=torch.bool, device=position.device)
+        parts = position.split([site.size for site in self.sites], -1) if self.sites else ()
+        for site, columns in zip(self.sites, parts, strict=True):
+            if site.is_bounded:
+                near, beyond = (site.transform(site.values(columns + shift)) for shift in (0.0, 1.0))
+                found = found | site.columns(near == beyond).any(-1)
+        return found
+
     def exact_position(
         self, latents: Mapping[str, Tensor], rows: Tensor | None, like: Float[Tensor, "chains *rows"]
     ) -> Float[Tensor, "chains *rows size"]:
@@ -158,7 +177,7 @@ def read_state(guide: Program, args: Any, structure: Structure, *, from_prior: b
     for name, site in first.items():
         if site["is_observed"]:
             continue
-        if _is_delta(site["fn"]):
+        if is_delta(site["fn"]):
             if not from_prior and torch.equal(site["value"], second[name]["value"]):
                 raise ValueError(
                     f"Site '{name}' of the guide is a Delta, at which chains would stay, and the result would not be "
@@ -208,9 +227,3 @@ def _transform(name: str, fn: Any, from_prior: bool) -> Any:
         f'infer={{"enumerate": "parallel"}} in the model{where}, or use lvm.evidence.importance with a guide that '
         "draws it."
     )
-
-
-def _is_delta(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from pyrolvm.evidence.chain_state import ChainState, read_state
 from pyrolvm.evidence.hamiltonian import Point
-from pyrolvm.programs import Program, Structure
+from pyrolvm.programs import Program, Structure, active_minibatch
 from pyrolvm.weights import Draws, Parts, draw
 
 __all__ = ["Chains"]
+
+# Chains that may start at the edge of a support: what log p(x) may be too low by, nats.
+_MOST_SATURATED = 2e-3
 
 
 class Chains:
@@ -49,6 +52,11 @@ class Chains:
     ) -> None:
         self.model, self.guide, self.args, self.data_plate = model, guide, args, data_plate
         self.structure, self.from_prior = structure, from_prior
+        if structure.subsampled and active_minibatch() is None:
+            raise ValueError(
+                f"Plate '{structure.data_plate}' draws rows of its own, anew at every evaluation. Open it at its full "
+                "size, with lvm.data_plate(x)."
+            )
         self.state: ChainState = read_state(guide, args, structure, from_prior=from_prior)
         self.constant: Tensor | None = None
 
@@ -68,7 +76,9 @@ class Chains:
             _refuse_summed_out_priors(draws)
         if self.state.is_each:
             self.constant = draws.log_weight.global_
-        return self._position(draws)
+        position = self._position(draws)
+        _refuse_saturated(self.state.saturates(position))
+        return position
 
     def around(self, num_draws: int) -> Float[Tensor, "draws *rows size"]:
         """Positions drawn from the guide, to see where they lie.
@@ -80,7 +90,9 @@ class Chains:
 
     def _position(self, draws: Draws) -> Tensor:
         values = {site.name: draws.latents[site.name].value for site in self.state.sites}
-        return self.state.position_of(values, like=self._of_chains(draws.log_weight))
+        log_weight = self._of_chains(draws.log_weight)
+        position = self.state.position_of(values, like=log_weight)
+        return position.to(torch.promote_types(position.dtype, log_weight.dtype))
 
     def log_joint_at(self, position: Float[Tensor, "points *rows size"]) -> Float[Tensor, "points *rows"]:
         """log p(x, z) at positions, as a density of the position, nats; notes ``constant`` as :meth:`start` does.
@@ -137,6 +149,16 @@ class Chains:
         local = None if parts.local is None else parts.local.sum((1, 2))
         total = [part for part in (local, parts.global_) if part is not None]
         return sum(total[1:], total[0]) if total else torch.zeros(())
+
+
+def _refuse_saturated(saturated: Tensor) -> None:
+    """Refuse to start where unconstrained coordinates cannot tell a latent's values apart, but for a few chains."""
+    share = float(saturated.double().mean())
+    if share > _MOST_SATURATED and int(saturated.sum()) > 1:
+        raise ValueError(
+            f"{100 * share:.1g}% of the chains start where a latent rounds to the edge of its support, from where they "
+            "cannot move, so log_evidence would be too low. Use float64, or a guide that stays away from the edge."
+        )
 
 
 def _gradient(log_density: Tensor, leaf: Tensor) -> Tensor:

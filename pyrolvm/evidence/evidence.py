@@ -25,7 +25,11 @@ _CAUSES = {
 # Weights that are worked on at once: they fit into a processor's cache, and bound the memory that copies take.
 _BLOCK = 2**18
 
-__all__ = ["Evidence", "evidence_of_weights", "exact_evidence"]
+__all__ = ["DoubtfulEvidence", "Evidence", "evidence_of_weights", "exact_evidence"]
+
+
+class DoubtfulEvidence(UserWarning):
+    """What :attr:`Evidence.warnings` says, as a warning."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Evidence:
             self.log_evidence.sum(),
             self.standard_error.square().sum().sqrt(),
             None if self.ess is None else self.ess.min(),
-            None if self.khat is None else self.khat.max(),
+            None if self.khat is None else _largest_known(self.khat),
             self.num_particles,
             self.method,
             is_sum=self.is_sum or self.log_evidence.dim() > 0,
@@ -92,11 +96,12 @@ class Evidence:
     def _few(self) -> str:
         assert self.khat is not None
         assert self.ess is not None
-        unknown = int((torch.isnan(self.khat) & (self.ess < _FEW) & (self.log_evidence > -math.inf)).sum())
-        if not unknown:
+        unknown = torch.isnan(self.khat) & (self.ess < _FEW) & (self.log_evidence > -math.inf)
+        if not bool(unknown.any()):
             return ""
+        smallest = self.ess[unknown].min()
         return (
-            f"k-hat is not known for {self._count(unknown)}, with an effective size of {self.ess.min():.1f}: "
+            f"k-hat is not known for {self._count(int(unknown.sum()))}, with an effective size of {smallest:.1f}: "
             "too few particles, or too few of them with a weight. Use more particles or a better guide."
         )
 
@@ -128,6 +133,12 @@ class Evidence:
         return text + ")"
 
 
+def _largest_known(khat: Tensor) -> Tensor:
+    """The largest k-hat that is known; NaN where none is."""
+    known = khat.nan_to_num(-math.inf, math.inf, -math.inf).amax()
+    return torch.where(torch.isnan(khat).all(), math.nan, known)
+
+
 def evidence_of_weights(
     log_weights: Float[Tensor, "num_particles *rows"], method: str, *, jackknife: bool = False
 ) -> Evidence:
@@ -147,8 +158,9 @@ def evidence_of_weights(
         Evidence of shape (...).
 
     Raises:
-        ValueError: If a weight is NaN or infinite (the datum and the particle are named), or if a single weight is
-            jackknifed.
+        TypeError: If the weights are not a tensor of floats.
+        ValueError: If there are none, if a weight is NaN or infinite (the datum and the particle are named), or if a
+            single weight is jackknifed.
 
     References:
         Nowozin (2018), Debiasing evidence approximations: on importance-weighted autoencoders and jackknife variational
@@ -161,6 +173,10 @@ def evidence_of_weights(
         0.6931
         0.8370
     """
+    if not isinstance(log_weights, Tensor) or not log_weights.is_floating_point():
+        raise TypeError(f"'log_weights' must be a tensor of floats; got {type(log_weights).__name__}.")
+    if not log_weights.dim() or not log_weights.numel():
+        raise ValueError(f"'log_weights' must have shape (K, ...), none of it 0; got {tuple(log_weights.shape)}.")
     num_particles, rows = log_weights.shape[0], log_weights.shape[1:]
     if jackknife and num_particles == 1:
         raise ValueError(
@@ -248,5 +264,5 @@ def warn_if_doubtful(evidence: Evidence) -> Evidence:
         evidence: Any evidence.
     """
     if evidence.warnings:
-        warnings_.warn(" ".join(evidence.warnings), UserWarning, stacklevel=3)
+        warnings_.warn(" ".join(evidence.warnings), DoubtfulEvidence, stacklevel=3)
     return evidence

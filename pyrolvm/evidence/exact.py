@@ -6,8 +6,8 @@ import torch
 
 from pyrolvm.evidence.evidence import Evidence, exact_evidence, held_constant
 from pyrolvm.evidence.quadrature import by_quadrature
-from pyrolvm.programs import Program, as_arguments, check, chunks, evaluating, structure_of
-from pyrolvm.weights import check_count, draw
+from pyrolvm.programs import Program, as_arguments, check, chunks, data_plate_of, evaluating, structure_of
+from pyrolvm.weights import check_count, draw, refuse_invalid
 
 __all__ = ["exact"]
 
@@ -17,8 +17,8 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
 
     Closed form for models with a ``log_density``; enumeration where every latent is marked for it; else quadrature
     where what is left are one or two continuous dimensions, for each datum where latents lie inside the data plate.
-    Quadrature finds the mass by itself and refines its grid until the sum settles; a second, far and narrow mode can
-    escape it. Other models are refused.
+    Quadrature finds the mass by itself and refines its grid until the sum settles; a mode that is far narrower than
+    the prior, and cut off from the others, can escape it. Other models are refused.
 
     Args:
         model: A Pyro program.
@@ -45,24 +45,28 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         check_count("batch_size", batch_size)
     args = as_arguments(args, model)
     closed_form = getattr(model, "log_density", None)
-    name = data_plate or "data"
     with evaluating(model):
         if closed_form is not None:
-            values = [closed_form(*part) for _, part, _ in chunks(args, batch_size, name)]
+            values = [closed_form(*part) for _, part, _ in chunks(args, batch_size, "data")]
             return exact_evidence(torch.cat(values), "closed form")
-        if _left(model, args, batch_size, data_plate):
-            return exact_evidence(by_quadrature(model, args, batch_size, data_plate), "quadrature")
-        return exact_evidence(_enumerated(model, args, batch_size, data_plate), "enumeration")
+        name = data_plate or data_plate_of(model, args, {}) or "data"
+        if _left(model, args, batch_size, data_plate, name):
+            return exact_evidence(by_quadrature(model, args, batch_size, data_plate, name), "quadrature")
+        return exact_evidence(_enumerated(model, args, batch_size, data_plate, name), "enumeration")
 
 
-def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None) -> torch.Tensor:
+def _enumerated(
+    model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None, name: str
+) -> torch.Tensor:
     values, constant = [], None
-    for _, part, handler in chunks(args, batch_size, data_plate or "data"):
+    for rows, part, handler in chunks(args, batch_size, name):
         with handler:
             structure = structure_of(model, None, part, {}, data_plate)
             if structure.is_joint and batch_size is not None:
                 raise ValueError("'batch_size' must be None where latents tie the data together.")
-            weight = draw(model, None, part, {}, counts=lambda _: (1, 1), data_plate=data_plate).log_weight
+            draws = draw(model, None, part, {}, counts=lambda _: (1, 1), data_plate=data_plate)
+        refuse_invalid(draws, 0 if rows is None else int(rows[0]))
+        weight = draws.log_weight
         constant = held_constant(constant, weight.global_)
         if weight.local is not None:
             values.append(weight.local[0, 0])
@@ -73,9 +77,11 @@ def _enumerated(model: Program, args: tuple[Any, ...], batch_size: int | None, d
     return local if constant is None else local.sum() + constant[0]
 
 
-def _left(model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None) -> tuple[str, ...]:
+def _left(
+    model: Program, args: tuple[Any, ...], batch_size: int | None, data_plate: str | None, name: str
+) -> tuple[str, ...]:
     """Latents that are neither observed nor enumerated."""
-    _, part, handler = next(chunks(args, batch_size, data_plate or "data"))
+    _, part, handler = next(chunks(args, batch_size, name))
     with handler:
         problems = check(model, None, *part, data_plate=data_plate).problems
     return tuple(site for problem in problems if problem.code == "missing-in-guide" for site in problem.sites)

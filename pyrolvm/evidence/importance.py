@@ -13,6 +13,7 @@ from pyrolvm.programs import (
     Program,
     Structure,
     as_arguments,
+    at_once,
     chunks,
     count_rows,
     evaluating,
@@ -23,9 +24,6 @@ from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, check_count, draw, log_mean_exp, refuse_invalid
 
 __all__ = ["Sampler", "importance"]
-
-# Rows times particles that run at once: large enough to keep the cores busy, small enough for a laptop's memory.
-_AT_ONCE = 65_536
 
 
 def importance(
@@ -143,11 +141,6 @@ class Sampler:
                     f"{error} (On {len(part[0])} rows; batch_size=None shows all of them at once.)"
                 ) from error
 
-    def _particle_chunks(self, num_particles: int, rows: int) -> list[int]:
-        size = max(1, min(num_particles, _AT_ONCE // rows))
-        full, rest = divmod(num_particles, size)
-        return [size] * full + ([rest] if rest else [])
-
     def _draw(
         self,
         part: tuple[Any, ...],
@@ -189,7 +182,7 @@ class Sampler:
     def _weights_of_each(self, part: tuple[Any, ...], first_datum: int) -> tuple[Tensor, Tensor | None]:
         """Weights of some rows, (K, B), and the terms outside the data plate."""
         num_particles = self.num_particles * self.num_local_particles
-        sizes = self._particle_chunks(num_particles, rows_in_play(self.structure, part))
+        sizes = at_once(num_particles, rows_in_play(self.structure, part))
         log_weights, outside, start = None, None, 0
         for size in sizes:
             weight = self._draw(part, (1, size), first_datum, start).log_weight
@@ -208,7 +201,7 @@ class Sampler:
         num_local = self.num_local_particles if nested else 1
         num_draws = self.num_particles * (1 if nested else self.num_local_particles)
         rows = rows_in_play(self.structure, self.args if self.batch_size is None else ()) * num_local
-        sizes = self._particle_chunks(num_draws, rows)
+        sizes = at_once(num_draws, rows)
         firsts = (sum(sizes[:i]) * num_local for i in range(len(sizes)))
         return torch.cat(
             [self._joint_chunk((size, num_local), first) for size, first in zip(sizes, firsts, strict=True)]

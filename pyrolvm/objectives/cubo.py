@@ -12,7 +12,7 @@ from pyrolvm.objectives.base import Estimate
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
 from pyrolvm.objectives.scores import control_variate
 from pyrolvm.programs import Program, parameters_of
-from pyrolvm.weights import Draws, Gradient, log_mean_exp, path_surrogate
+from pyrolvm.weights import Draws, Gradient, path_surrogate
 
 __all__ = ["CUBO"]
 
@@ -75,14 +75,10 @@ class CUBO(ImportanceWeighted):
         self.order = order
         self._warned = False
 
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log of the weights' power mean.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp(self.order * log_weight, dim) / self.order
+    @property
+    def power(self) -> float:
+        """p of the power mean."""
+        return self.order
 
     def run(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> tuple[Draws, Estimate]:
         """Draw, and estimate the bound with its gradient.
@@ -121,7 +117,7 @@ class CUBO(ImportanceWeighted):
             return total.mean()
         score: Tensor | float = 0.0
         if weighted.score is not None:
-            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach())
+            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach(), self.power)
             score = weighted.scale * (weighted.score * signal).sum((1, 2)).mean()
         everything = total.mean() + score
         of_guide = self.combine(weighted.log_joint.detach() - weighted.log_guide, 1)  # the parameters of log q itself

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrolvm.objectives.arrangement import Weighted
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
 from pyrolvm.programs import Structure
-from pyrolvm.weights import Draws, Gradient, log_mean_exp, path_surrogate
+from pyrolvm.weights import Draws, Gradient, path_surrogate
 
 __all__ = ["DReG"]
 
@@ -67,15 +67,6 @@ class DReG(ImportanceWeighted):
                 f"DReG needs a reparameterized guide; site {names} is not. Use lvm.objectives.IWELBO or VIMCO."
             )
         return super().counts(structure)
-
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log-mean-exp.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp(log_weight, dim)
 
     def surrogate(self, draws: Draws, weighted: Weighted, bounds: Tensor, total: Tensor) -> Tensor:
         """A scalar with the doubly reparameterized gradient.

@@ -17,8 +17,8 @@ class ELBO(Objective):
     The one to start with: its gradient has the smallest variance for the cost, and the gap to log p(x) is
     KL(q || p(z | x)). Sites without a reparameterized gradient get a score-function gradient, in which each site's
     score multiplies only what its draw can change; with two or more particles the mean of the other particles is its
-    baseline. Sites that the guide marks ``infer={"enumerate": "parallel"}`` are summed out. ``num_particles`` counts
-    whole draws.
+    baseline. Sites that the guide marks ``infer={"enumerate": "parallel"}`` are summed out; particles of its other
+    sites are then run one by one, without that baseline. ``num_particles`` counts whole draws.
 
     Args:
         num_particles: K, the number of draws that are averaged.

@@ -1,16 +1,17 @@
 """What the importance-weighted bounds share."""
 
+import math
 import warnings
-from abc import abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from pyrolvm.objectives.arrangement import Weighted, nested, refuse_minibatch, whole
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.scores import control_variate, leave_one_out_mean
 from pyrolvm.programs import Structure
-from pyrolvm.weights import Draws, check_count, nested_counts, whole_counts
+from pyrolvm.weights import Draws, check_count, log_mean_exp, nested_counts, whole_counts
 
 __all__ = ["ImportanceWeighted", "Over"]
 
@@ -61,7 +62,6 @@ class ImportanceWeighted(Objective):
         self.num_global_particles, self.over = num_global_particles, over
         self._said_it = False
 
-    @abstractmethod
     def combine(self, log_weight: Tensor, dim: int) -> Tensor:
         """The bound of K log weights.
 
@@ -69,6 +69,12 @@ class ImportanceWeighted(Objective):
             log_weight: Log weights, nats.
             dim: The dimension of the K particles.
         """
+        assert self.power is not None  # a bound that is no power mean says what it is
+        if self.power > 0:
+            return log_mean_exp(self.power * log_weight, dim) / self.power
+        zero = log_weight == -math.inf  # a negative power of a weight of zero: the bound is -inf
+        bound = log_mean_exp(self.power * log_weight.masked_fill(zero, 0.0), dim) / self.power
+        return bound.masked_fill(zero.any(dim), -math.inf)
 
     def counts(self, structure: Structure) -> tuple[int, int]:
         """(M, K): whole draws where everything is weighted, else draws of the locals given the globals.
@@ -76,9 +82,9 @@ class ImportanceWeighted(Objective):
         Args:
             structure: The pair's structure.
         """
-        if self._weights_everything(structure):
+        if self.over == "all" and structure.global_latents:
             return whole_counts(structure, self.num_particles)
-        if structure.global_latents and not structure.local_latents and not self._said_it:
+        if structure.global_latents and not structure.local_latents and not structure.is_joint and not self._said_it:
             self._said_it = True
             warnings.warn(
                 f"{type(self).__name__}(over='local') equals the ELBO here: the guide draws nothing inside data plate "
@@ -105,7 +111,9 @@ class ImportanceWeighted(Objective):
             weighted = whole(draws)
         else:
             weighted = nested(draws)
-        bounds = self.combine(weighted.log_weight, 1)  # (M, N)
+        log_weight = weighted.log_weight
+        invalid = (torch.isnan(log_weight) | (log_weight == math.inf)).any(1)
+        bounds = self.combine(log_weight, 1).masked_fill(invalid, math.nan)  # (M, N)
         total = weighted.scale * bounds.sum(-1)
         if weighted.outside is not None:
             total = total + weighted.outside  # (M,)
@@ -113,6 +121,11 @@ class ImportanceWeighted(Objective):
         return Estimate(total.mean(), per_datum, self.surrogate(draws, weighted, bounds, total))
 
     remedy = "Use over='local', or batch_size=None."
+
+    @property
+    def power(self) -> float | None:
+        """p, where the bound is the log of the weights' power mean, 1/p log 1/K sum_k w_k^p; None for another one."""
+        return 1.0
 
     def surrogate(self, draws: Draws, weighted: Weighted, bounds: Tensor, total: Tensor) -> Tensor:
         """A scalar with the bound's gradient: reparameterized where a site allows it, else the score function's.
@@ -125,7 +138,7 @@ class ImportanceWeighted(Objective):
         """
         surrogate = total.mean()
         if weighted.score is not None:
-            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach())
+            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach(), self.power)
             surrogate = surrogate + weighted.scale * (weighted.score * signal).sum((1, 2)).mean()
         if weighted.outside_score is not None:
             signal = (total - leave_one_out_mean(total, 0)).detach()

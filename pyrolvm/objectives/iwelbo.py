@@ -1,9 +1,6 @@
 """The importance-weighted evidence lower bound."""
 
-from torch import Tensor
-
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
-from pyrolvm.weights import log_mean_exp
 
 __all__ = ["IWELBO"]
 
@@ -43,12 +40,3 @@ class IWELBO(ImportanceWeighted):
         >>> IWELBO(num_particles=8).bound(model, model).item()
         0.0
     """
-
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log-mean-exp.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp(log_weight, dim)

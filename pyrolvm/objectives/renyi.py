@@ -1,11 +1,11 @@
 """The variational Renyi bound."""
 
-from torch import Tensor
-
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted, Over
-from pyrolvm.weights import log_mean_exp
 
 __all__ = ["Renyi"]
+
+# The least distance of alpha from 1.
+_NEAREST = 1e-3
 
 
 class Renyi(ImportanceWeighted):
@@ -19,7 +19,7 @@ class Renyi(ImportanceWeighted):
     Args:
         num_particles: K, draws of the locals for each draw of the globals; whole draws where weights are joint, where
             only globals are drawn, and with ``over="all"``.
-        alpha: Order of the divergence, at least 0 and not 1.
+        alpha: Order of the divergence, at least 0 and at least .001 away from 1.
         num_global_particles: M, draws of the globals, over which the bound is averaged.
         over: "local" weights the latents inside the data plate, given the others, whose own term is an ELBO; "all"
             weights the globals too, and needs the full data.
@@ -28,8 +28,8 @@ class Renyi(ImportanceWeighted):
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: If ``alpha`` is negative, 1 or not finite, a count is below 1, or ``over`` is neither "local" nor
-            "all".
+        ValueError: If ``alpha`` is negative, near 1 or not finite, a count is below 1, or ``over`` is neither "local"
+            nor "all".
 
     References:
         Li and Turner (2016), Renyi divergence variational inference, Eqs. 7 and 12.
@@ -61,8 +61,11 @@ class Renyi(ImportanceWeighted):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
-        if alpha == 1.0:
-            raise ValueError("'alpha' must not be 1, where the Renyi bound is the ELBO. Use lvm.objectives.ELBO.")
+        if abs(alpha - 1.0) < _NEAREST:
+            raise ValueError(
+                f"'alpha' must not be 1, where the Renyi bound is the ELBO, nor so near that it drowns in rounding; "
+                f"got {alpha}. Use lvm.objectives.ELBO."
+            )
         if not 0.0 <= alpha < float("inf"):
             raise ValueError(
                 f"'alpha' must be at least 0 and finite; got {alpha}. Below 0 the bound is an upper one: use "
@@ -70,14 +73,10 @@ class Renyi(ImportanceWeighted):
             )
         self.alpha = alpha
 
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log of the weights' power mean.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp((1.0 - self.alpha) * log_weight, dim) / (1.0 - self.alpha)
+    @property
+    def power(self) -> float:
+        """p of the power mean."""
+        return 1.0 - self.alpha
 
     def __repr__(self) -> str:
         return f"Renyi(num_particles={self.num_particles}, alpha={self.alpha:g})"

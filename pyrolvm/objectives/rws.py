@@ -10,7 +10,7 @@ from pyrolvm.objectives.arrangement import Weighted
 from pyrolvm.objectives.base import Estimate
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
 from pyrolvm.programs import Empty, Program, Structure
-from pyrolvm.weights import Draws, Gradient, check_count, log_guide_of_simulation, log_mean_exp
+from pyrolvm.weights import Draws, Gradient, check_count, log_guide_of_simulation
 
 __all__ = ["RWS"]
 
@@ -34,8 +34,8 @@ class RWS(ImportanceWeighted):
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: If a count is below 1 or ``insomnia`` is not between 0 and 1; in the sleep phase, if a site observes
-            what is not an argument of the programs, or the guide has auxiliary sites.
+        ValueError: If a count is below 1, K below 2 in the wake phase, or ``insomnia`` is not between 0 and 1; in the
+            sleep phase, if a site observes what is not an argument of the programs, or the guide has auxiliary sites.
 
     References:
         Bornschein and Bengio (2015), Reweighted wake-sleep, Section 2.
@@ -71,6 +71,11 @@ class RWS(ImportanceWeighted):
         )
         if not 0.0 <= insomnia <= 1.0:
             raise ValueError(f"'insomnia' must lie between 0 and 1; got {insomnia}.")
+        if insomnia > 0.0 and num_particles < 2:
+            raise ValueError(
+                "'num_particles' must be at least 2 in the wake phase: a single draw has weight 1, whatever the data; "
+                f"got {num_particles}."
+            )
         if num_sleep_particles is not None:
             check_count("num_sleep_particles", num_sleep_particles)
             if insomnia == 1.0:
@@ -92,15 +97,6 @@ class RWS(ImportanceWeighted):
                 "Use insomnia=1, or a guide without auxiliary sites."
             )
         return super().counts(structure)
-
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log-mean-exp.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp(log_weight, dim)
 
     def run(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> tuple[Draws, Estimate]:
         """Draw, and estimate the bound with the gradients of the phases.

@@ -19,6 +19,8 @@ class TVO(ImportanceWeighted):
     K particles by self-normalized importance weights w^beta. For every K the estimate's mean is a lower bound: it is a
     left sum of the derivative of the convex E[log 1/K sum_k w_k^beta], whose integral is the IWELBO.
 
+    Where a site is not reparameterized, a step needs memory of K^2 for each datum.
+
     The gradient is that of the K-particle estimate's mean, unbiased: through the draws where they are
     reparameterized, by the score function elsewhere. (The paper's covariance estimator is consistent in K.)
 
@@ -80,6 +82,10 @@ class TVO(ImportanceWeighted):
         steps = self.num_partitions - 1
         return (0.0, *(self.first_beta ** (1 - i / steps) for i in range(steps)), 1.0)
 
+    @property
+    def power(self) -> None:
+        """None: a sum of means is no power mean."""
+
     def combine(self, log_weight: Tensor, dim: int) -> Tensor:
         """The left Riemann sum over the partition.
 
@@ -88,10 +94,12 @@ class TVO(ImportanceWeighted):
             dim: The dimension of the K particles.
         """
         betas = self.betas
-        bound = betas[1] * log_weight.mean(dim)
-        finite = log_weight.masked_fill(log_weight == -math.inf, 0.0)
+        zero = log_weight == -math.inf
+        finite = log_weight.masked_fill(zero, 0.0)
+        known = log_weight.masked_fill(zero.all(dim, keepdim=True), 0.0)  # there the bound is -inf anyway
+        bound = (betas[1] * finite.mean(dim)).masked_fill(zero.any(dim), -math.inf)
         for beta, following in zip(betas[1:], betas[2:], strict=False):
-            weight = torch.softmax(beta * log_weight, dim).nan_to_num(0.0)  # NaN where all weights are zero
+            weight = torch.softmax(beta * known, dim)
             bound = bound + (following - beta) * (weight * finite).sum(dim)
         return bound
 

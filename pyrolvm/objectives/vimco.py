@@ -2,10 +2,8 @@
 
 from typing import ClassVar
 
-from torch import Tensor
-
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted, Over
-from pyrolvm.weights import Gradient, log_mean_exp
+from pyrolvm.weights import Gradient
 
 __all__ = ["VIMCO"]
 
@@ -15,7 +13,8 @@ class VIMCO(ImportanceWeighted):
 
     The value is the IWELBO's and so is the mean of its gradient. No gradient is taken through a draw, so the model's
     density need not be differentiable in its latents, and the guide may be discrete. Each particle's baseline is the
-    bound with its log weight replaced by the mean of the others'. :class:`IWELBO` takes the reparameterized gradient
+    bound with its log weight replaced by the mean of the others'. Globals have a baseline
+    with ``num_global_particles`` of at least 2, or ``over="all"``. :class:`IWELBO` takes the reparameterized gradient
     where there is one, and this one at the other sites.
 
     Args:
@@ -65,12 +64,3 @@ class VIMCO(ImportanceWeighted):
         )
         if num_particles < 2:
             raise ValueError("VIMCO needs 'num_particles' of at least 2, each the other's baseline; got 1. Use ELBO.")
-
-    def combine(self, log_weight: Tensor, dim: int) -> Tensor:
-        """The log-mean-exp.
-
-        Args:
-            log_weight: Log weights, nats.
-            dim: The dimension of the K particles.
-        """
-        return log_mean_exp(log_weight, dim)

@@ -5,7 +5,7 @@ The few handlers of Pyro that other rooms need are re-exported here.
 
 from pyro.poutine import block, replay
 
-from pyrolvm.programs.arguments import as_arguments, chunks, count_rows, dtype_of, parameters_of, rows_in_play
+from pyrolvm.programs.arguments import as_arguments, at_once, chunks, count_rows, dtype_of, parameters_of, rows_in_play
 from pyrolvm.programs.binding import (
     BoundProgram,
     bind,
@@ -31,8 +31,18 @@ from pyrolvm.programs.plates import (
     minibatch,
 )
 from pyrolvm.programs.prior import prior_guide
-from pyrolvm.programs.problems import Problem
-from pyrolvm.programs.runs import Empty, Program, apart, draws_only, first_invalid_site, run_apart, sample_sites, traced
+from pyrolvm.programs.problems import Problem, is_filled_in
+from pyrolvm.programs.runs import (
+    Empty,
+    Program,
+    apart,
+    draws_only,
+    first_invalid_site,
+    is_delta,
+    run_apart,
+    sample_sites,
+    traced,
+)
 from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
 from pyrolvm.programs.uniform import uniform_guide
@@ -49,6 +59,7 @@ __all__ = [
     "active_minibatch",
     "apart",
     "as_arguments",
+    "at_once",
     "autoguide_plates",
     "bind",
     "bind_state",
@@ -68,6 +79,8 @@ __all__ = [
     "first_invalid_site",
     "forget",
     "inspect_pair",
+    "is_delta",
+    "is_filled_in",
     "is_subsample",
     "latents",
     "minibatch",

@@ -15,7 +15,7 @@ from pyrolvm.programs.plates import minibatch
 from pyrolvm.programs.runs import Program
 from pyrolvm.programs.structure import Structure
 
-__all__ = ["as_arguments", "chunks", "count_rows", "dtype_of", "parameters_of", "rows_in_play"]
+__all__ = ["as_arguments", "at_once", "chunks", "count_rows", "dtype_of", "parameters_of", "rows_in_play"]
 
 
 def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
@@ -113,6 +113,25 @@ def chunks(
         rows = torch.arange(start, min(start + batch_size, num_rows), device=device)
         part = tuple(v[rows] if isinstance(v, Tensor) and v.dim() else v for v in args)
         yield rows, part, minibatch(num_rows, rows, data_plate=data_plate)
+
+
+# Rows times particles that run at once: large enough to keep the cores busy, small enough for a laptop's memory.
+_AT_ONCE = 65_536
+
+
+def at_once(num_particles: int, rows: int) -> list[int]:
+    """Particles in chunks that run at once.
+
+    Args:
+        num_particles: K.
+        rows: How many rows one particle computes on.
+
+    Returns:
+        Sizes of the chunks, of sum K.
+    """
+    size = max(1, min(num_particles, _AT_ONCE // rows))
+    full, rest = divmod(num_particles, size)
+    return [size] * full + ([rest] if rest else [])
 
 
 def rows_in_play(structure: Structure, args: tuple[Any, ...]) -> int:

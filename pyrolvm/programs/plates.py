@@ -1,6 +1,7 @@
 """The data plate, and the handler that fixes its size and its rows."""
 
 import contextvars
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,27 @@ from torch import Tensor
 
 from pyrolvm.programs.modules import module_of
 
-__all__ = ["data_plate", "minibatch", "is_subsample", "SharedRows", "active_minibatch", "Minibatch", "autoguide_plates"]
+__all__ = [
+    "data_plate",
+    "minibatch",
+    "is_subsample",
+    "scale_of_plates",
+    "SharedRows",
+    "active_minibatch",
+    "Minibatch",
+    "autoguide_plates",
+]
 
 _ACTIVE: contextvars.ContextVar["Minibatch | None"] = contextvars.ContextVar("minibatch", default=None)
+
+
+def scale_of_plates(site: Any) -> float:
+    """What subsampled plates multiply a site's log-density by, N/B of each; a user's ``poutine.scale`` left out.
+
+    Args:
+        site: A node of a trace, or a message.
+    """
+    return math.prod((frame.full_size or frame.size) / frame.size for frame in site["cond_indep_stack"])
 
 
 def is_subsample(site: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pyro import poutine
+from pyro.poutine.messenger import Messenger
 
+from pyrolvm.programs.plates import is_subsample, scale_of_plates
 from pyrolvm.programs.runs import Program, is_enumerated
 
 __all__ = ["prior_guide"]
@@ -23,12 +24,25 @@ def prior_guide(model: Program) -> Program:
         >>> def model():
         ...     z = pyro.sample("z", dist.Normal(0.0, 1.0))
         ...     pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(0.5))
-        >>> poutine.trace(prior_guide(model)).get_trace().stochastic_nodes
+        >>> pyro.poutine.trace(prior_guide(model)).get_trace().stochastic_nodes
         ['z']
     """
-    prior: Program = poutine.block(model, hide_fn=_is_hidden)
-    return prior
+
+    def guide(*args: Any, **kwargs: Any) -> None:
+        with _Prior():
+            model(*args, **kwargs)
+
+    guide.__wrapped__ = model  # type: ignore[attr-defined]
+    return guide
 
 
-def _is_hidden(msg: Any) -> bool:
-    return bool(msg["type"] == "sample" and (msg["is_observed"] or is_enumerated(msg)))
+class _Prior(Messenger):
+    """Hide what is observed and what is enumerated; a draw has its own density, whatever a user's scale is."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg):
+            return
+        if msg["is_observed"] or is_enumerated(msg):
+            msg["stop"] = True
+        else:
+            msg["scale"] = scale_of_plates(msg)

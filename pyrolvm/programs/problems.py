@@ -5,12 +5,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.poutine.messenger import Messenger
 
 from pyrolvm.programs.plates import is_subsample
 from pyrolvm.programs.runs import is_enumerated
 
-__all__ = ["PairError", "Problem", "ShapeCheck", "auxiliary_problems", "coverage_problems", "subsampling_problems"]
+__all__ = [
+    "PairError",
+    "Problem",
+    "ShapeCheck",
+    "auxiliary_problems",
+    "coverage_problems",
+    "is_filled_in",
+    "subsampling_problems",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, 
             Problem("missing-in-model", extra, f"The guide draws {_quote(extra)}, which the model {why}.", remedy)
         )
     problems += _infer_problems(latents, guide_sites)
+    problems += _mask_problems(latents, guide_sites)
     for name in latents:
         if name in guide_sites:
             problems += _support_problems(name, latents[name], guide_sites[name])
@@ -86,6 +96,46 @@ def _infer_problems(latents: Mapping[str, Any], guide_sites: Mapping[str, Any]) 
             f"Site {_quote(sampled)} is marked with num_samples, so its sum would be an estimate.",
             "Leave num_samples out to sum over every value, or draw the site in the guide.",
         )
+
+
+def is_filled_in(name: str) -> bool:
+    """Whether a latent is what ``obs_mask`` draws for data that are missing; a guide may draw it for all rows.
+
+    Args:
+        name: A site of the model.
+    """
+    return name.endswith("_unobserved")
+
+
+def _mask_problems(latents: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> Iterator[Problem]:
+    """Latents that are masked in one program and not, or otherwise, in the other: their ratio bounds nothing."""
+    shared = [name for name in latents if name in guide_sites]
+    free = [n for n in shared if is_filled_in(n) and guide_sites[n]["mask"] is None]
+    wrong = tuple(n for n in shared if n not in free and not _same_mask(latents[n], guide_sites[n]))
+    if wrong:
+        yield Problem(
+            "mask-mismatch",
+            wrong,
+            f"Site {_quote(wrong)} must be masked in the guide as it is in the model; it is not, so rows would have "
+            "log p without log q, or log q without log p.",
+            "Open the same poutine.mask around it in both programs.",
+        )
+
+
+def _same_mask(model_site: Any, guide_site: Any) -> bool:
+    one, other = (torch.as_tensor(_mask(site)) for site in (model_site, guide_site))
+    return bool((one == other.to(one.device)).all())
+
+
+def _mask(site: Any) -> Any:
+    """Which entries of a site count, from handlers and from the distribution itself."""
+    mask = True if site["mask"] is None else site["mask"]
+    fn = site["fn"]
+    while fn is not None:
+        own = getattr(fn, "_mask", None) if isinstance(fn, MaskedDistribution) else None
+        mask = mask if own is None else mask & torch.as_tensor(own)
+        fn = getattr(fn, "base_dist", None)
+    return mask
 
 
 def auxiliary_problems(names: tuple[str, ...]) -> list[Problem]:

@@ -7,6 +7,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.poutine.trace_struct import Trace
 
 from pyrolvm.programs.modules import evaluation_mode
@@ -18,6 +19,7 @@ __all__ = [
     "apart",
     "draws_only",
     "first_invalid_site",
+    "is_delta",
     "is_enumerated",
     "plates_of",
     "run_apart",
@@ -73,6 +75,17 @@ def draws_only(trace: Trace) -> Trace:
     kept = Trace()
     kept.nodes.update((name, site) for name, site in _nodes(trace) if not is_subsample(site))
     return kept
+
+
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution is a point, such as autoguides put at a function of their draws.
+
+    Args:
+        fn: A distribution of Pyro.
+    """
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 def plates_of(site: Any) -> tuple[str, ...]:

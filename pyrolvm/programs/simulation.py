@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrolvm.programs.plates import scale_of_plates
 from pyrolvm.programs.runs import Program, sample_sites, traced
 
 __all__ = ["Simulation", "simulate"]
@@ -48,21 +51,37 @@ def simulate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
         kwargs: Its keyword arguments.
 
     Raises:
-        ValueError: If a site observes something else.
+        ValueError: If a site observes something else, or is under a user's ``poutine.scale``.
     """
     sites = sample_sites(traced(poutine.uncondition(model), args, kwargs))
     given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     tensors = {key: value for key, value in given.items() if isinstance(value, Tensor)}
     simulated = {key: value.detach().clone() for key, value in tensors.items()}
+    written = {key: np.zeros(value.numel(), dtype=bool) for key, value in tensors.items()}
     latents = {}
     for name, site in sites.items():
+        _refuse_scale(name, site)
         if not site["infer"].get("was_observed"):
             latents[name] = site["value"]
             continue
         key = _source(name, site, tensors)
+        if not _mark(written[key], tensors[key], site["infer"]["obs"]):
+            raise ValueError(
+                f"Site '{name}' observes what another site observes too, so simulated data cannot be both. Let each "
+                "entry of an argument be observed once."
+            )
         _view(simulated[key], tensors[key], site["infer"]["obs"]).copy_(site["value"])
     given.update({key: simulated[key] for key in simulated})
     return Simulation(tuple(given[i] for i in range(len(args))), {key: given[key] for key in kwargs}, latents)
+
+
+def _refuse_scale(name: str, site: Any) -> None:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) or abs(scale - scale_of_plates(site)) > 1e-6 * scale:
+        raise ValueError(
+            f"Site '{name}' is under a poutine.scale, which no simulated data follow: a density to a power is not what "
+            "draws come from. Leave the scale out."
+        )
 
 
 def _source(name: str, site: Any, tensors: dict[Any, Tensor]) -> Any:
@@ -92,6 +111,15 @@ def _is_view(observed: Tensor, value: Tensor) -> bool:
 def _is_dense(value: Tensor) -> bool:
     """Whether a copy has the same strides."""
     return value.clone().stride() == value.stride()
+
+
+def _mark(written: NDArray[np.bool_], value: Tensor, observed: Tensor) -> bool:
+    """Mark entries as written, on the host, where no value of a tensor is read; whether none was before."""
+    first = observed.storage_offset() - value.storage_offset()
+    place = np.lib.stride_tricks.as_strided(written[first:], observed.shape, observed.stride())
+    is_free = not place.any()
+    place[...] = True
+    return is_free
 
 
 def _view(copy: Tensor, value: Tensor, observed: Tensor) -> Tensor:

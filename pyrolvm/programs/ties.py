@@ -8,7 +8,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyrolvm.programs.runs import Program, is_enumerated, plates_of, run_pair, sample_sites
+from pyrolvm.programs.runs import Program, is_delta, is_enumerated, plates_of, run_pair, sample_sites
 
 __all__ = ["Ties"]
 
@@ -63,13 +63,14 @@ class Ties:
         names: list[str] = []
         for before, after in zip((self.model_trace, self.guide_trace), self._run_with(global_), strict=True):
             outside = [name for name in self._outside(sample_sites(before)) if name in after.nodes]
-            names += [n for n in outside if not torch.equal(_log_prob(before, n), _log_prob(after, n))]
+            names += [n for n in outside if not _same_density(before, after, n)]
         return tuple(dict.fromkeys(names))
 
     def unmatched(self) -> tuple[str, ...]:
         """Auxiliary sites of the guide that can be drawn anew while every latent stays: none is their image."""
         sites = sample_sites(self.guide_trace)
-        auxiliary = [n for n, s in sites.items() if s["infer"].get("is_auxiliary") and not s["is_observed"]]
+        drawn = {n: s for n, s in sites.items() if not s["is_observed"] and not is_delta(s["fn"])}
+        auxiliary = [n for n, s in drawn.items() if s["infer"].get("is_auxiliary")]
         return tuple(name for name in auxiliary if self._is_free(name, sites))
 
     def _is_free(self, name: str, sites: Mapping[str, Any]) -> bool:
@@ -85,6 +86,14 @@ class Ties:
         kept = Trace()
         kept.nodes.update({name: self.guide_trace.nodes[name] for name in names})
         return run_pair(self.model, self.guide, self.args, self.kwargs, kept)
+
+
+def _same_density(before: Trace, after: Trace, name: str) -> bool:
+    """Whether a site has one density in two runs; not where it is not known, as that of a flow without an inverse."""
+    try:
+        return torch.equal(_log_prob(before, name), _log_prob(after, name))
+    except (KeyError, NotImplementedError):
+        return False
 
 
 def _log_prob(trace: Trace, name: str) -> Tensor:

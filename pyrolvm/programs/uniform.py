@@ -8,7 +8,7 @@ from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistr
 from pyro.poutine.messenger import Messenger
 from torch import Size, Tensor
 
-from pyrolvm.programs.plates import is_subsample
+from pyrolvm.programs.plates import is_subsample, scale_of_plates
 from pyrolvm.programs.runs import Program
 
 __all__ = ["uniform_guide"]
@@ -72,8 +72,7 @@ class _Uniform(Messenger):
         except NotImplementedError:
             self.refused[msg["name"]] = type(_innermost(msg["fn"])).__name__
         msg["infer"] = {key: value for key, value in msg["infer"].items() if key not in _ENUMERATION}
-        # A user's poutine.scale is the model's; what stays is N/B of the plates.
-        msg["scale"] = math.prod((f.full_size or f.size) / f.size for f in msg["cond_indep_stack"])
+        msg["scale"] = scale_of_plates(msg)  # a user's poutine.scale is the model's
 
 
 class UniformValues(TorchDistribution):

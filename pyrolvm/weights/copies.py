@@ -7,9 +7,9 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyrolvm.programs import is_subsample
+from pyrolvm.programs import is_delta, is_subsample
 
-__all__ = ["DetachedDraws", "LeafCopies", "LeafCopy", "is_delta", "path_surrogate"]
+__all__ = ["DetachedDraws", "LeafCopies", "LeafCopy", "path_surrogate"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,6 @@ class DetachedDraws(Messenger):
                 "Use lvm.objectives.ELBO or IWELBO, or another distribution for it."
             )
         msg["value"] = value.detach()
-
-
-def is_delta(fn: Any) -> bool:
-    """Whether a distribution is a point, such as autoguides put at a function of their draws.
-
-    Args:
-        fn: A distribution of Pyro.
-    """
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__ == "Delta"
 
 
 def path_surrogate(copies: tuple[LeafCopy, ...], of_locals: Tensor, of_globals: Tensor) -> Tensor:

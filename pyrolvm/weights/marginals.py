@@ -106,7 +106,8 @@ def _averaged(draws: Draws, gradients: tuple[Tensor, ...]) -> dict[str, Any]:
         factor, data = factors[name]
         place = factor.dims.index(data) + 1 if data is not None and data in factor.dims else None
         weight = _weight(draws, values.dim(), place)
-        probabilities = (weight * values / values.sum(-1, keepdim=True)).sum(0)
+        given_draw = values / values.sum(-1, keepdim=True)
+        probabilities = (weight * given_draw.masked_fill(weight == 0, 0.0)).sum(0)
         found[name] = _distribution(name, factor.distribution, probabilities)
     return found
 

@@ -32,7 +32,7 @@ def log_mean_exp(x: Tensor, dim: int) -> Tensor:
         x: Log values, nats.
         dim: Dimension to average over.
     """
-    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
+    return logsumexp(x, dim) - math.log(x.shape[dim])
 
 
 class ExactLogRing(LogRing):

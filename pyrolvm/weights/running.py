@@ -24,13 +24,14 @@ from pyrolvm.programs import (
     draws_only,
     evaluation_mode,
     forget,
+    is_delta,
     sample_sites,
     signature,
     structure_of,
     traced,
 )
 from pyrolvm.weights.broadcasting import agree
-from pyrolvm.weights.copies import DetachedDraws, LeafCopies, is_delta
+from pyrolvm.weights.copies import DetachedDraws, LeafCopies
 from pyrolvm.weights.draws import Draws, Latent, expand, stack
 from pyrolvm.weights.expectation import expected_terms
 from pyrolvm.weights.parts import Parts, Term
@@ -145,7 +146,8 @@ class _Run:
     keep_factors: bool
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
-        if not (self.structure.local_latents or self.structure.global_latents):
+        drawn = {*self.structure.local_latents, *self.structure.global_latents}
+        if drawn <= set(self.structure.guide_enumerated):  # every particle would be the same
             return expand(self.once(1, 1, latents), num_global, num_local)
         with SharedRows():
             if num_global * num_local == 1 or (vectorize and self.broadcasts(num_global, num_local)):
@@ -261,11 +263,9 @@ class _Run:
         try:
             yield
         except (KeyError, NotImplementedError) as error:
-            if self.gradient == "site":
-                raise
             raise ValueError(
                 "The guide has a distribution that gives no density at a copy of its draw, such as a flow without an "
-                "inverse. Use lvm.objectives.ELBO or IWELBO, or a flow with one."
+                "inverse. Use a flow with one, or lvm.objectives.ELBO(1)."
             ) from error
 
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:

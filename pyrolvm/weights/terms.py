@@ -11,6 +11,7 @@ from pyro.ops.contract import contract_tensor_tree
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
@@ -71,6 +72,7 @@ def read_terms(
         counts: M and K.
         keep_factors: Whether the densities of enumerated sites shall carry a gradient.
     """
+    _count_filled_in(model_trace, guide_trace)
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob()
     guide_trace.pack_tensors()
@@ -80,6 +82,17 @@ def read_terms(
     likelihood, prior = _model_terms(model_trace, guide_trace, layout)
     guide = [Term((s["name"],), layout.ordinal(s), s["packed"]["log_prob"]) for s in samples(guide_trace)]
     return Terms(layout, likelihood, prior, guide, factors)
+
+
+def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
+    """Let what ``obs_mask`` draws count in the model where data are observed too, if it counts in the guide.
+
+    There it is a latent that nothing depends on, which integrates to one; masked in the model alone it would not.
+    """
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and is_filled_in(name) and name in guide_trace.nodes:
+            if guide_trace.nodes[name]["mask"] is None:
+                site["mask"] = None
 
 
 def _is_summed_out(site: Any, guide_trace: Trace) -> bool:

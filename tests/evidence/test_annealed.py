@@ -12,8 +12,8 @@ from laws.test_gaussian_toy import model as wide_model
 from pyro.nn import PyroModule, PyroSample
 
 import pyrolvm as lvm
-from pyrolvm.evidence import annealed, annealer, importance
-from pyrolvm.programs import prior_guide
+from pyrolvm.evidence import annealed, importance
+from pyrolvm.programs import arguments, prior_guide
 
 QUICK = {"num_temperatures": 15, "num_leapfrog_steps": 2, "num_particles": 400, "seed": 0, "progress": False}
 
@@ -250,9 +250,9 @@ def test_rows_in_chunks(start):
 
 
 def test_chains_in_chunks(monkeypatch):
-    monkeypatch.setattr(annealer, "_AT_ONCE", 600)
+    monkeypatch.setattr(arguments, "_AT_ONCE", 600)
     assert_is(annealed(lvm.bind(toy_model, toy_guide, POINTS)[0], None, POINTS, **QUICK), toy_evidence())
-    monkeypatch.setattr(annealer, "_AT_ONCE", 150)
+    monkeypatch.setattr(arguments, "_AT_ONCE", 150)
     evidence = annealed(schools_model, None, **QUICK)
     assert_is(evidence, torch.tensor(-31.31135))
     assert evidence.num_particles == 400

@@ -9,7 +9,8 @@ import torch
 from laws.cases import CASES, POINTS, schools_model, toy_guide, toy_model
 
 import pyrolvm as lvm
-from pyrolvm.evidence import EvidenceBounds, annealer, bidirectional
+from pyrolvm.evidence import EvidenceBounds, bidirectional
+from pyrolvm.programs import arguments
 
 QUICK = {"num_temperatures": 20, "num_leapfrog_steps": 2, "num_particles": 100, "seed": 0, "progress": False}
 
@@ -108,7 +109,7 @@ def test_positive_and_enumerated_latents():
 
 
 def test_rows_and_chains_in_chunks(monkeypatch):
-    monkeypatch.setattr(annealer, "_AT_ONCE", 300)
+    monkeypatch.setattr(arguments, "_AT_ONCE", 300)
     bounds = bidirectional(plain_model, None, torch.zeros(20, 2), batch_size=8, **QUICK)
     truth = plain_evidence(*bounds.args)
     assert (bounds.lower < truth + 4 * bounds.lower_standard_error).all()

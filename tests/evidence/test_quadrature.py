@@ -140,7 +140,7 @@ def test_a_density_with_a_jump_is_refused():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal((z > 0.123456).double() * 5.0, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match="quadrature over latents does not settle"):
+    with pytest.raises(ValueError, match="quadrature over the latents of datum 0 does not settle"):
         exact(model, POINTS)
 
 
@@ -151,5 +151,5 @@ def test_a_density_that_is_no_number_is_refused():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.factor("bad", torch.where(z > 3, math.inf, 0.0))
 
-    with pytest.raises(ValueError, match=r"log p\(x, z\) is NaN or positive infinity"):
+    with pytest.raises(ValueError, match=r"log p\(x, z\) is positive infinity"):
         exact(model, POINTS)

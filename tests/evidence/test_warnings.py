@@ -100,3 +100,22 @@ def test_khat_of_weights_that_are_not_numbers():
     log_weights = torch.randn(100, 2)
     log_weights[3, 0], log_weights[4, 1] = math.nan, math.inf
     assert pareto_khat(log_weights).isnan().all()
+
+
+def test_weights_must_be_a_tensor_of_floats_with_entries():
+    with pytest.raises(TypeError, match="'log_weights' must be a tensor of floats; got list"):
+        evidence_of_weights([0.0], "mine")
+    with pytest.raises(TypeError, match="must be a tensor of floats"):
+        evidence_of_weights(torch.zeros(3, dtype=torch.long), "mine")
+    for shape in ((0,), (3, 0)):
+        with pytest.raises(ValueError, match=r"must have shape \(K, \.\.\.\), none of it 0"):
+            evidence_of_weights(torch.zeros(shape), "mine")
+
+
+def test_a_total_knows_heavy_tails_where_others_are_not_known():
+    weights = torch.zeros(1000, 2)
+    weights[:, 0] = 5 * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    weights[1:, 1] = -math.inf
+    evidence = evidence_of_weights(weights, "mine")
+    assert torch.isnan(evidence.khat[1])
+    assert evidence.total.khat == evidence.khat[0]

@@ -109,6 +109,7 @@ def test_all_weights_zero_for_a_datum(make):
 def test_renyi_orders():
     for alpha, message in (
         (1.0, "'alpha' must not be 1, where the Renyi bound is the ELBO"),
+        (1.0001, "'alpha' must not be 1, .* drowns in rounding; got 1.0001"),
         (-1.0, "'alpha' must be at least 0 and finite; got -1.0. Below 0 .* use lvm.objectives.CUBO"),
         (math.inf, "'alpha' must be at least 0 and finite; got inf"),
         (math.nan, "'alpha' must be at least 0 and finite; got nan"),
