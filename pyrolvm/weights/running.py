@@ -4,13 +4,11 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from pyro import poutine
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.plate_messenger import PlateMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from pyrolvm.weights.broadcasting import agree
 from pyrolvm.weights.copies import DetachedDraws, LeafCopies
 from pyrolvm.weights.draws import Draws, Latent, expand, stack
 from pyrolvm.weights.expectation import expected_terms
+from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particles, one_particle
 from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.score import score_terms
 from pyrolvm.weights.terms import Terms, read_terms, unscaled
@@ -41,19 +40,6 @@ from pyrolvm.weights.terms import Terms, read_terms, unscaled
 __all__ = ["Gradient", "draw"]
 
 Gradient = Literal["site", "path", "guide", "score"]
-_GLOBAL, _LOCAL = "_particles_global", "_particles_local"
-
-
-class _Particles(PlateMessenger):
-    """A particle plate; with ``within``, only around the sites inside that plate."""
-
-    def __init__(self, name: str, size: int, dim: int, within: str | None = None) -> None:
-        super().__init__(name, size, dim=dim)
-        self.within = within
-
-    def _process_message(self, msg: Any) -> None:
-        if self.within is None or any(frame.name == self.within for frame in msg["cond_indep_stack"]):
-            super()._process_message(msg)
 
 
 class _StructureChanged(Exception):
@@ -156,75 +142,34 @@ class _Run:
 
     def once(self, num_global: int, num_local: int, latents: Mapping[str, Tensor]) -> Draws:
         """All particles at once; latents that are given are taken as they are."""
-        plates, first_free = self._plates(num_global, num_local)
-        guide = _wrap(self.guide, plates)
+        particles = Particles(self.structure, num_global, num_local, self.max_plate_nesting)
+        guide = particles.around(self.guide)
         if latents:
-            guide = poutine.replay(guide, trace=self._values(latents, num_global, num_local))
+            guide = poutine.replay(guide, trace=particles.trace_of(latents))
         copies = LeafCopies(self.structure.data_plate, deltas=self.gradient == "guide")
         handlers: dict[str, Any] = {"site": nullcontext(), "path": copies, "guide": copies, "score": DetachedDraws()}
-        enumerated = EnumMessenger(first_available_dim=first_free)
+        enumerated = EnumMessenger(first_available_dim=particles.first_free)
         if self.structure.guide_enumerated:
             guide = enumerated(guide)
             enumerated = EnumMessenger()  # goes on to the left of what the guide has enumerated
         with SharedRows(), autoguide_plates(self.guide):
             with handlers[self.gradient]:
                 guide_trace = traced(guide, self.args, self.kwargs)
-            replay = poutine.replay(enumerated(_wrap(self.model, plates)), trace=draws_only(guide_trace))
+            replay = poutine.replay(enumerated(particles.around(self.model)), trace=draws_only(guide_trace))
             model_trace = traced(replay, self.args, self.kwargs)
-        return self._read(model_trace, guide_trace, num_global, num_local, copies)
+        return self._read(model_trace, guide_trace, particles, copies)
 
     def looped(self, num_global: int, num_local: int, latents: Mapping[str, Tensor]) -> Draws:
         """One particle after the other, K for each draw of the globals."""
         rows = []
         for m in range(num_global):
-            row = [self.once(1, 1, self._particle(latents, m, 0))]
+            row = [self.once(1, 1, one_particle(self.structure, latents, m, 0))]
             for k in range(1, num_local):
-                row.append(self.once(1, 1, {**row[0].globals, **self._particle(latents, m, k)}))
+                row.append(self.once(1, 1, {**row[0].globals, **one_particle(self.structure, latents, m, k)}))
             rows.append(stack(row, local_axis=True))
         return stack(rows, local_axis=False)
 
-    def _plates(self, num_global: int, num_local: int) -> tuple[list[Callable[[], _Particles]], int]:
-        dim, plates = -self._nesting() - 1, list[Callable[[], _Particles]]()
-        for name, size, within in ((_LOCAL, num_local, self.structure.data_plate), (_GLOBAL, num_global, None)):
-            if size > 1:
-                plates.append(partial(_Particles, name, size, dim, within))
-                dim -= 1
-        return plates, dim
-
-    def _nesting(self) -> int:
-        nesting = self.structure.nesting if self.max_plate_nesting is None else self.max_plate_nesting
-        if nesting < self.structure.nesting:
-            raise ValueError(
-                f"'max_plate_nesting' must be at least {self.structure.nesting}, the plates of the pair; got {nesting}."
-            )
-        return nesting
-
-    def _particle(self, latents: Mapping[str, Tensor], m: int, k: int) -> dict[str, Tensor]:
-        """The values of one particle, with M and K of size 1."""
-        local = self.structure.local_latents
-        return {n: v[m : m + 1, k : k + 1] if n in local else v[m : m + 1] for n, v in latents.items()}
-
-    def _values(self, latents: Mapping[str, Tensor], num_global: int, num_local: int) -> Trace:
-        """A trace with these values, their particle dimensions where the particle plates are."""
-        trace = Trace()
-        for name, value in latents.items():
-            is_local = name in self.structure.local_latents
-            lead = [num_global] if num_global > 1 else []
-            if num_local > 1:
-                lead.append(num_local if is_local else 1)
-            own = value.shape[2 if is_local else 1 :]
-            gap = [1] * (self._nesting() - self.structure.depths[name]) if lead else []
-            trace.nodes[name] = {
-                "type": "sample",
-                "is_observed": False,
-                "value": value.reshape([*lead, *gap, *own]),
-                "infer": {"is_auxiliary": name in self.structure.auxiliary},
-            }
-        return trace
-
-    def _read(
-        self, model_trace: Trace, guide_trace: Trace, num_global: int, num_local: int, copies: LeafCopies
-    ) -> Draws:
+    def _read(self, model_trace: Trace, guide_trace: Trace, particles: Particles, copies: LeafCopies) -> Draws:
         model_sites, guide_sites = sample_sites(model_trace), sample_sites(guide_trace)
         if signature(model_sites, guide_sites, self.data_plate) != self.structure.signature:
             raise _StructureChanged
@@ -233,9 +178,9 @@ class _Run:
         for trace, sites in ((model_trace, model_sites), (guide_trace, guide_sites)):
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
-        counts = (num_global, num_local)
+        counts, plates = (particles.num_global, particles.num_local), (GLOBAL_PARTICLES, LOCAL_PARTICLES)
         with self._densities_at_copies():
-            terms = read_terms(model_trace, guide_trace, plate, (_GLOBAL, _LOCAL), counts, self.keep_factors)
+            terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         each = () if self.gradient == "score" else scored
@@ -249,8 +194,8 @@ class _Run:
             **_folded(terms),
             log_deltas=terms.layout.fold(deltas),
             score=terms.layout.fold(score),
-            score_terms=tuple(term.expand(num_global, num_local) for term in costs),
-            latents={} if self.structure.guide_enumerated else self._latents(guide_sites, num_global, num_local),
+            score_terms=tuple(term.expand(*counts) for term in costs),
+            latents={} if self.structure.guide_enumerated else _latents(guide_sites, particles),
             copies=tuple(copies.copies),
             factors=tuple((terms.layout, factor) for factor in terms.factors),
             model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
@@ -273,20 +218,6 @@ class _Run:
         drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
         return tuple(n for n, site in drawn.items() if self.gradient == "score" or not site["fn"].has_rsample)
 
-    def _latents(self, guide_sites: Mapping[str, Any], num_global: int, num_local: int) -> dict[str, Latent]:
-        drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
-        return {name: self._latent(site, num_global, num_local) for name, site in drawn.items()}
-
-    def _latent(self, site: Any, num_global: int, num_local: int) -> Latent:
-        value, event_dim = site["value"], site["fn"].event_dim
-        depth = self.structure.depths[site["name"]]
-        is_local = site["name"] in self.structure.local_latents
-        batch, event = value.shape[: value.dim() - event_dim], value.shape[value.dim() - event_dim :]
-        own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - depth :]) if depth else ()
-        lead = (num_global, num_local) if is_local else (num_global,)
-        is_auxiliary = site["name"] in self.structure.auxiliary
-        return Latent(value.reshape(*lead, *own, *event), is_local, is_auxiliary, site["fn"])
-
     def broadcasts(self, num_global: int, num_local: int) -> bool:
         """Whether particles run at once, as many as asked for or two, have the densities they have one by one."""
         if self.structure.guide_enumerated:  # what is enumerated has no values to run one by one
@@ -306,7 +237,7 @@ class _Run:
             both = self.once(num_global, num_local, {})
             values = {name: latent.value for name, latent in both.latents.items()}
             ends = ((0, 0), (num_global - 1, num_local - 1))
-            singles = [(self.once(1, 1, self._particle(values, m, k)), m, k) for m, k in ends]
+            singles = [(self.once(1, 1, one_particle(self.structure, values, m, k)), m, k) for m, k in ends]
         except _StructureChanged:
             raise
         except Exception:  # a program that was not written for two particles may raise anything
@@ -323,10 +254,8 @@ def _folded(terms: Terms) -> dict[str, Parts]:
     }
 
 
-def _wrap(program: Program, plates: list[Callable[[], _Particles]]) -> Program:
-    for plate in plates:
-        program = plate()(program)
-    return program
+def _latents(guide_sites: Mapping[str, Any], particles: Particles) -> dict[str, Latent]:
+    return {name: particles.latent_of(site) for name, site in guide_sites.items() if not site["is_observed"]}
 
 
 def _take_out_scale(sites: dict[str, Any], plate: str | None) -> float:

@@ -90,9 +90,9 @@ def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
     There it is a latent that nothing depends on, which integrates to one; masked in the model alone it would not.
     """
     for name, site in model_trace.nodes.items():
-        if site["type"] == "sample" and is_filled_in(name) and name in guide_trace.nodes:
-            if guide_trace.nodes[name]["mask"] is None:
-                site["mask"] = None
+        shared = site["type"] == "sample" and is_filled_in(name) and name in guide_trace.nodes
+        if shared and guide_trace.nodes[name]["mask"] is None:
+            site["mask"] = None
 
 
 def _is_summed_out(site: Any, guide_trace: Trace) -> bool:
