@@ -18,7 +18,7 @@ _DEPTH = 45.0
 # Points in each dimension: of the search for where the mass is, and of the sums.
 _SEARCH = {1: 1025, 2: 65}
 _LEVELS = {
-    1: (129, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769),
+    1: (129, 257, 513, 1025, 2049, 4097, 8193, 16385, 32769, 65537, 131073),
     2: (49, 73, 109, 163, 245, 367, 551, 827, 1239),
 }
 _MOST_SEARCHES = 60
@@ -29,6 +29,9 @@ _LOOKS = {1: 9, 2: 5}
 
 # A peak counts as resolved where the nearest point of the grid is within so many nats of it.
 _RESOLVED = 0.5
+
+# Where a density is not known beside points less than so many nats below the top, mass may be missed: e^-16 of it.
+_NEGLIGIBLE = 16.0
 
 _FIRST_HALF_WIDTH = 4.0
 
@@ -137,7 +140,7 @@ def _refuse_gaps(values: Tensor, box: _Box) -> None:
     missing = torch.isnan(values)
     if not bool(missing.any()):
         return
-    mass = values > box.top - _DEPTH / 2
+    mass = values > box.top - _NEGLIGIBLE
     for dim in range(values.dim() - 1):
         size = values.shape[dim] - 1
         here, there = (mass.narrow(dim, i, size) & missing.narrow(dim, 1 - i, size) for i in (0, 1))
