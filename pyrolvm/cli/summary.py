@@ -13,9 +13,6 @@ __all__ = ["describe_fit", "describe_evidence", "print_rows", "print_table"]
 
 _WIDEST = 100
 
-# Rows times particles that run at once, as in evidence.importance.
-_AT_ONCE = 65_536
-
 
 def _width() -> int | None:
     """Columns to wrap at; None where nobody reads the lines as they come."""
@@ -72,11 +69,11 @@ def describe_fit(task: Task, fitted: Fitted, evidence: Any, seed: int) -> list[t
 def _bounds(task: Task, fitted: Fitted, seed: int) -> list[tuple[str, float]]:
     """The ELBO, and the bound that was maximized where it is another one, both of the whole data set."""
     from pyrolvm.objectives import ELBO
-    from pyrolvm.programs import as_arguments
+    from pyrolvm.programs import as_arguments, at_once
     from pyrolvm.seeding import seeded
 
     args = as_arguments(task.args, fitted.model, fitted.guide)
-    most = max(1, min(1000, _AT_ONCE // (task.num_data or 1)))
+    most = at_once(1000, task.num_data or 1)[0]
     bounds = [("ELBO", float(ELBO(most).bound(fitted.model, fitted.guide, *args, seed=seed).sum()))]
     objective = fitted.objective
     if objective is not None and not isinstance(objective, ELBO):

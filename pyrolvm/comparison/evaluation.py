@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from pyrolvm.evidence import Evidence, exact, importance
 from pyrolvm.fitting.batches import batches_of
 from pyrolvm.objectives import ELBO
-from pyrolvm.programs import Program, check, chunks, count_rows, rows_in_play
+from pyrolvm.programs import Program, at_once, check, chunks, count_rows, rows_in_play
 from pyrolvm.seeding import seeded
 
 __all__ = ["IWELBO_PARTICLES", "Evaluation", "arguments_of", "evaluate", "loaded"]
@@ -18,9 +18,6 @@ IWELBO_PARTICLES = 64
 
 # Every run of a comparison is evaluated with the same noise. Not 0, so that no fit's noise is met again.
 _SEED = 20_150_901
-
-# Rows times particles that run at once, as in evidence.importance.
-_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,4 @@ def _particle_chunks(
 ) -> list[int]:
     structure = check(model, guide, *part, data_plate=data_plate).structure
     rows = 1 if structure is None else rows_in_play(structure, part)
-    size = max(1, min(num_particles, _AT_ONCE // rows))
-    full, rest = divmod(num_particles, size)
-    return [size] * full + ([rest] if rest else [])
+    return at_once(num_particles, rows)

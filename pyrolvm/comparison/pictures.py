@@ -1,12 +1,8 @@
 """Pictures of a comparison, as matplotlib figures that belong to no window."""
 
-import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,55 +11,18 @@ from matplotlib.lines import Line2D
 from pyrolvm.comparison.summary import groups
 from pyrolvm.comparison.text import shortened
 from pyrolvm.evidence import pareto_threshold
+from pyrolvm.figures import INK, Picture, styled
 
 if TYPE_CHECKING:
     from pyrolvm.comparison.result import Comparison
 
 __all__ = ["COLORS", "INK", "evidence_figure", "khat_figure", "losses_figure"]
 
-# Text, ticks and frames have this color and no other; the page replaces it by the color of its text.
-INK = "#24292e"
-
 # Okabe and Ito's colors, for white; the page has lighter ones for the dark. Dashes and places tell pairs apart as well.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9")
 _DASHES = ("-", "--", ":", "-.")
 _NUM_STRETCHES = 150
 _KHAT_RANGE = (-0.5, 1.5)
-
-_STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": False,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
-
-class _Picture(Figure):
-    """A figure that a notebook shows, whether or not it has loaded pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    """The look of pictures, whatever the caller's own settings are."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
 
 
 def _labels(comparison: "Comparison") -> list[str]:
@@ -77,7 +36,7 @@ def _labels(comparison: "Comparison") -> list[str]:
 
 def _figure(comparison: "Comparison") -> tuple[Figure, Any]:
     """A figure of one size for all pictures of a comparison, narrow enough for a telephone."""
-    figure = _Picture(figsize=(4.3, max(3.2, 1.5 + 0.65 * len(_labels(comparison)))), layout="constrained")
+    figure = Picture(figsize=(4.3, max(3.2, 1.5 + 0.65 * len(_labels(comparison)))), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -87,7 +46,7 @@ def losses_figure(comparison: "Comparison") -> Figure:
     Args:
         comparison: Any comparison.
     """
-    with _styled():
+    with styled():
         figure, axes = _figure(comparison)
         labels, late = _labels(comparison), []
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
@@ -132,7 +91,7 @@ def evidence_figure(comparison: "Comparison") -> Figure:
     Args:
         comparison: Any comparison.
     """
-    with _styled():
+    with styled():
         figure, axes = _rows_of_pairs(comparison)
         lowest = _lowest(comparison)
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
@@ -177,7 +136,7 @@ def khat_figure(comparison: "Comparison") -> Figure:
     Args:
         comparison: Any comparison.
     """
-    with _styled():
+    with styled():
         figure, axes = _rows_of_pairs(comparison)
         for i, (_, _, rows) in enumerate(groups(comparison.table)):
             color = COLORS[i % len(COLORS)]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pandas as pd
 
-from pyrolvm.evidence import pareto_threshold
+from pyrolvm.evidence import INFINITE_VARIANCE, pareto_threshold
 
 __all__ = ["Verdict", "groups", "summarized", "verdict"]
 
@@ -15,9 +15,6 @@ _FEW = 0.1
 
 # Above this KL in nats (total variation is at most sqrt(KL / 2), here 0.5) draws are not to be used without weights.
 _FAR = 0.5
-
-# Above this k-hat the weights' variance, and with it the standard error of the evidence, may be infinite.
-_INFINITE_VARIANCE = 0.5
 
 # Above this k-hat no practical number of particles helps.
 _TOO_HIGH = 0.7
@@ -124,10 +121,10 @@ def _judged(rows: pd.DataFrame, num_data: int, num_particles: int) -> tuple[Word
         return "yes", "All weights are equal: the guide is the posterior."
     if doubtful == 0:
         reason = f"k-hat is at most {khat:.2f}, below {threshold:.2f}: no sign of a heavy tail."
-        if num_data == 1 and khat > _INFINITE_VARIANCE:
+        if num_data == 1 and khat > INFINITE_VARIANCE:
             reason = (
                 f"k-hat is up to {khat:.2f}, below {threshold:.2f}: the weights can be used, but above "
-                f"{_INFINITE_VARIANCE} their variance may be infinite, and the standard error is then too small."
+                f"{INFINITE_VARIANCE} their variance may be infinite, and the standard error is then too small."
             )
         if distance > _FAR:
             said = _said(distance, num_data, "is about").removesuffix(".")

@@ -1,22 +1,19 @@
 """Pictures of diagnostics, as matplotlib figures that belong to no window."""
 
-import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from pyrolvm.figures import Picture, styled
 
 if TYPE_CHECKING:
     from pyrolvm.diagnostics.result import GradientSNR
 
 __all__ = ["snr_figure"]
 
-_INK = "#24292e"
 _FAINT = "#6b737b"
 _MOST_TICKS = 8
 _PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
@@ -27,39 +24,6 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "model": {"color": "#d55e00", "linestyle": "--", "marker": "s"},
 }
 
-_STYLE: dict[str, Any] = {
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-    "figure.facecolor": "white",
-}
-
-
-class _Picture(Figure):
-    """A figure that a notebook shows, whether or not it has loaded pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=110)
-        return buffer.getvalue()
-
-
-@contextmanager
-def _styled() -> Iterator[None]:
-    """The look of pictures, whatever the caller's own settings are."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
-
 
 def snr_figure(result: "GradientSNR") -> Figure:
     """SNR against K on logarithmic axes.
@@ -67,8 +31,8 @@ def snr_figure(result: "GradientSNR") -> Figure:
     Args:
         result: A profile.
     """
-    with _styled():
-        figure = _Picture(figsize=(5.0, 3.9), layout="constrained")
+    with styled():
+        figure = Picture(figsize=(5.0, 3.9), layout="constrained")
         axes = figure.subplots()
         shown = [_drawn(axes, result, side) for side in dict.fromkeys(result.table["side"])]
         axes.set_xlabel("number of particles K")

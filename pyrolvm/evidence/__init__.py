@@ -5,10 +5,11 @@ from pyrolvm.evidence.bidirectional import EvidenceBounds, bidirectional
 from pyrolvm.evidence.evidence import DoubtfulEvidence, Evidence, evidence_of_weights
 from pyrolvm.evidence.exact import exact
 from pyrolvm.evidence.importance import importance
-from pyrolvm.evidence.pareto import pareto_khat, pareto_threshold
+from pyrolvm.evidence.pareto import INFINITE_VARIANCE, pareto_khat, pareto_threshold
 from pyrolvm.evidence.uniform import uniform
 
 __all__ = [
+    "INFINITE_VARIANCE",
     "DoubtfulEvidence",
     "Evidence",
     "EvidenceBounds",

@@ -11,6 +11,7 @@ from torch.distributions import biject_to
 from torch.distributions.transforms import ComposeTransform
 
 from pyrolvm.programs import Program, SharedRows, Structure, apart, autoguide_plates, is_delta, sample_sites, traced
+from pyrolvm.weights import own_shape
 
 __all__ = ["ChainState", "StateSite", "read_state"]
 
@@ -75,7 +76,7 @@ class StateSite:
         Args:
             value: A value of the site as the program gives it.
         """
-        return value.reshape(*((1, 1) if self.is_local else (1,)), *_own_shape(value, self.depth, self.event_dim))
+        return value.reshape(*((1, 1) if self.is_local else (1,)), *own_shape(value, self.depth, self.event_dim))
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def _state_site(site: Any, again: Any, structure: Structure, is_each: bool, from
     name, fn, depth = site["name"], site["fn"], structure.depths[site["name"]]
     transform = _transform(name, fn, from_prior)
     event_dim = fn.event_dim + transform.domain.event_dim - transform.codomain.event_dim
-    shape = _own_shape(transform.inv(site["value"]), depth, event_dim)
+    shape = own_shape(transform.inv(site["value"]), depth, event_dim)
     origin = site["value"].new_zeros(shape)
     if not torch.equal(transform(origin), _transform(name, again["fn"], from_prior)(origin)):
         raise ValueError(
@@ -202,13 +203,6 @@ def _state_site(site: Any, again: Any, structure: Structure, is_each: bool, from
     dim = next((f.dim for f in site["cond_indep_stack"] if f.name == structure.data_plate), None)
     row = depth + dim if is_each and dim is not None else None
     return StateSite(name, transform, shape, depth, fn.event_dim, row, name in structure.local_latents)
-
-
-def _own_shape(value: Tensor, depth: int, event_dim: int) -> tuple[int, ...]:
-    """Plates and event of a single draw, whatever lies to the left of the plates left out."""
-    batch, event = value.shape[: value.dim() - event_dim], value.shape[value.dim() - event_dim :]
-    own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - depth :]) if depth else ()
-    return (*own, *event)
 
 
 def _transform(name: str, fn: Any, from_prior: bool) -> Any:

@@ -9,21 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.evidence.jackknife import jackknife as jackknife_of
-from pyrolvm.evidence.pareto import pareto_khat, pareto_threshold
+from pyrolvm.evidence.pareto import BLOCK, INFINITE_VARIANCE, pareto_khat, pareto_threshold
 
 # With fewer effective draws than this an estimate whose k-hat is not known is doubtful.
 _FEW = 100
-
-# Above this k-hat the weights' variance, and with it the standard error, may be infinite.
-_INFINITE_VARIANCE = 0.5
 
 _CAUSES = {
     "uniform": "uniform draws miss where the posterior is",
     "annealed": "the chains lag behind the path (more temperatures help)",
 }
-
-# Weights that are worked on at once: they fit into a processor's cache, and bound the memory that copies take.
-_BLOCK = 2**18
 
 __all__ = ["DoubtfulEvidence", "Evidence", "evidence_of_weights", "exact_evidence"]
 
@@ -86,9 +80,9 @@ class Evidence:
                 f"Pareto k-hat is above {threshold:.2f} for {self._count(heavy)} (largest {largest:.2f}): "
                 f"{cause}, and log_evidence is likely too low by more than its standard error."
             )
-        if self.log_evidence.dim() == 0 and not self.is_sum and self.khat > _INFINITE_VARIANCE:
+        if self.log_evidence.dim() == 0 and not self.is_sum and self.khat > INFINITE_VARIANCE:
             return (
-                f"Pareto k-hat is {self.khat:.2f}, above {_INFINITE_VARIANCE}: the weights' variance may be infinite, "
+                f"Pareto k-hat is {self.khat:.2f}, above {INFINITE_VARIANCE}: the weights' variance may be infinite, "
                 "and standard_error is then too small. Use more particles or a better guide."
             )
         return ""
@@ -183,7 +177,7 @@ def evidence_of_weights(
             "'jackknife' leaves out one weight at a time and needs at least 2; got 1. Pass num_particles=2 or more, or "
             "jackknife=False."
         )
-    blocks = log_weights.reshape(num_particles, -1).split(max(1, _BLOCK // num_particles), dim=1)
+    blocks = log_weights.reshape(num_particles, -1).split(max(1, BLOCK // num_particles), dim=1)
     columns, start = [], 0
     for block in blocks:
         _refuse_invalid(block, start if rows else None)

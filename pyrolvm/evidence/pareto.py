@@ -6,12 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["pareto_khat", "pareto_threshold"]
+__all__ = ["BLOCK", "INFINITE_VARIANCE", "pareto_khat", "pareto_threshold"]
+
+# Above this k-hat the weights' variance, and with it the standard error, may be infinite.
+INFINITE_VARIANCE = 0.5
 
 _PRIOR_SCALE, _PRIOR_COUNT = 3.0, 10.0
 
 # Numbers that are worked on at once: they fit into a processor's cache, and bound the memory that copies take.
-_BLOCK = 2**18
+BLOCK = 2**18
 
 
 def pareto_threshold(num_particles: int) -> float:
@@ -55,7 +58,7 @@ def pareto_khat(log_weights: Float[Tensor, "num_particles *rows"]) -> Float[Tens
     tail = math.floor(3 * num_particles**0.5) if num_particles > 225 else num_particles // 5
     if tail < 5:
         return log_weights.new_full(rows, math.nan)
-    blocks = log_weights.detach().reshape(num_particles, -1).split(max(1, _BLOCK // num_particles), dim=1)
+    blocks = log_weights.detach().reshape(num_particles, -1).split(max(1, BLOCK // num_particles), dim=1)
     return torch.cat([_khat_of_block(block, tail) for block in blocks]).reshape(rows)
 
 
@@ -87,6 +90,6 @@ def _fit(excess: Float[Tensor, "rows tail"]) -> Float[Tensor, " rows"]:
 
 def _mean_log1p(b: Tensor, excess: Tensor) -> Tensor:
     """Mean over the tail of log(1 - b excess) for each b of the grid, a block of rows at a time."""
-    block = max(1, _BLOCK // (b.shape[1] * excess.shape[1]))
+    block = max(1, BLOCK // (b.shape[1] * excess.shape[1]))
     parts = zip(b.split(block), excess.split(block), strict=True)
     return torch.cat([(one[:, :, None] * other[:, None, :]).neg_().log1p_().mean(2) for one, other in parts])

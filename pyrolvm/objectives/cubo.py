@@ -10,7 +10,6 @@ from torch import Tensor
 from pyrolvm.objectives.arrangement import Weighted
 from pyrolvm.objectives.base import Estimate
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
-from pyrolvm.objectives.scores import control_variate
 from pyrolvm.programs import Program, parameters_of
 from pyrolvm.weights import Draws, Gradient, path_surrogate
 
@@ -115,10 +114,7 @@ class CUBO(ImportanceWeighted):
         """
         if not torch.is_grad_enabled():
             return total.mean()
-        score: Tensor | float = 0.0
-        if weighted.score is not None:
-            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach(), self.power)
-            score = weighted.scale * (weighted.score * signal).sum((1, 2)).mean()
+        score = self.score_part(weighted, bounds)
         everything = total.mean() + score
         of_guide = self.combine(weighted.log_joint.detach() - weighted.log_guide, 1)  # the parameters of log q itself
         return path_surrogate(draws.copies, everything, everything) + weighted.scale * of_guide.sum(-1).mean() + score

@@ -35,6 +35,8 @@ class ImportanceWeighted(Objective):
         ValueError: If a count is below 1, or ``over`` is neither "local" nor "all".
     """
 
+    remedy = "Use over='local', or batch_size=None."
+
     def __init__(
         self,
         num_particles: int = 1,
@@ -120,8 +122,6 @@ class ImportanceWeighted(Objective):
         per_datum = bounds.mean(0) if weighted.is_per_datum else None
         return Estimate(total.mean(), per_datum, self.surrogate(draws, weighted, bounds, total))
 
-    remedy = "Use over='local', or batch_size=None."
-
     @property
     def power(self) -> float | None:
         """p, where the bound is the log of the weights' power mean, 1/p log 1/K sum_k w_k^p; None for another one."""
@@ -136,11 +136,20 @@ class ImportanceWeighted(Objective):
             bounds: The bound of each datum, shape (M, N).
             total: The bound of the whole data set, shape (M,).
         """
-        surrogate = total.mean()
-        if weighted.score is not None:
-            signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach(), self.power)
-            surrogate = surrogate + weighted.scale * (weighted.score * signal).sum((1, 2)).mean()
+        surrogate = total.mean() + self.score_part(weighted, bounds)
         if weighted.outside_score is not None:
             signal = (total - leave_one_out_mean(total, 0)).detach()
             surrogate = surrogate + (weighted.outside_score * signal).mean()
         return surrogate
+
+    def score_part(self, weighted: Weighted, bounds: Tensor) -> Tensor | float:
+        """The score function's part of the gradient, of what is weighted.
+
+        Args:
+            weighted: Arranged draws.
+            bounds: The bound of each datum, shape (M, N).
+        """
+        if weighted.score is None:
+            return 0.0
+        signal = control_variate(self.combine, weighted.log_weight.detach(), bounds.detach(), self.power)
+        return weighted.scale * (weighted.score * signal).sum((1, 2)).mean()

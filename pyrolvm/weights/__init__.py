@@ -5,6 +5,7 @@ from pyrolvm.weights.draws import Draws, Latent
 from pyrolvm.weights.invalid import refuse_invalid
 from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
 from pyrolvm.weights.marginals import marginals
+from pyrolvm.weights.particles import own_shape
 from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.running import Gradient, draw
@@ -27,6 +28,7 @@ __all__ = [
     "marginals",
     "logsumexp",
     "nested_counts",
+    "own_shape",
     "path_surrogate",
     "present",
     "refuse_invalid",

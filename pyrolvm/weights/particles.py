@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrolvm.programs import Program, Structure
 from pyrolvm.weights.draws import Latent
 
-__all__ = ["GLOBAL_PARTICLES", "LOCAL_PARTICLES", "Particles", "one_particle"]
+__all__ = ["GLOBAL_PARTICLES", "LOCAL_PARTICLES", "Particles", "one_particle", "own_shape"]
 
 GLOBAL_PARTICLES, LOCAL_PARTICLES = "_particles_global", "_particles_local"
 
@@ -108,14 +108,25 @@ class Particles:
         Args:
             site: A node of the guide's trace.
         """
-        value, event_dim = site["value"], site["fn"].event_dim
-        depth = self.structure.depths[site["name"]]
+        value, depth = site["value"], self.structure.depths[site["name"]]
         is_local = site["name"] in self.structure.local_latents
-        batch, event = value.shape[: value.dim() - event_dim], value.shape[value.dim() - event_dim :]
-        own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - depth :]) if depth else ()
+        own = own_shape(value, depth, site["fn"].event_dim)
         lead = (self.num_global, self.num_local) if is_local else (self.num_global,)
         is_auxiliary = site["name"] in self.structure.auxiliary
-        return Latent(value.reshape(*lead, *own, *event), is_local, is_auxiliary, site["fn"])
+        return Latent(value.reshape(*lead, *own), is_local, is_auxiliary, site["fn"])
+
+
+def own_shape(value: Tensor, depth: int, event_dim: int) -> tuple[int, ...]:
+    """Plates and event of a latent's value, particles to the left of the plates left out.
+
+    Args:
+        value: A value of the site as the program gives it.
+        depth: How many dimensions the site's plates reach.
+        event_dim: How many dimensions an event has.
+    """
+    batch, event = value.shape[: value.dim() - event_dim], value.shape[value.dim() - event_dim :]
+    own = (1,) * (depth - len(batch)) + tuple(batch[len(batch) - depth :]) if depth else ()
+    return (*own, *event)
 
 
 def one_particle(structure: Structure, latents: Mapping[str, Tensor], m: int, k: int) -> dict[str, Tensor]:
