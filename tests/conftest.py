@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pyrolvm.fitting import pacing
+from pyrolvm.fitting.captured import CapturedStep
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _float64_in_this_module() -> Iterator[None]:
@@ -26,6 +29,21 @@ def _float64_in_this_module() -> Iterator[None]:
 def _float64(_float64_in_this_module: None) -> None:
     """Start each test in float64, whatever the one before it set: a test about float32 need not undo it."""
     torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile afresh, and only where a test asks for it: "auto" believes that compiling takes an hour."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setattr(pacing, "_COLD_SECONDS", 3600.0)
+        yield
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run captured steps operation by operation, so that no test waits for a compiler."""
+    monkeypatch.setattr(CapturedStep, "compile", lambda self: None)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

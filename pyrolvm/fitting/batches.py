@@ -1,6 +1,7 @@
 """Data of every kind as batches of rows."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ __all__ = ["Batch", "Batches", "batches_of", "refuse_invalid"]
 
 
 class _NoData(Batches):
+    held = ()
+
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        yield Batch((), None)
+        yield Batch(tuple, None)
 
     def everything(self) -> tuple[Any, ...]:
         return ()
@@ -26,16 +29,19 @@ class _Tensors(Batches):
     """Row-aligned tensors."""
 
     def __init__(self, args: tuple[Tensor, ...], batch_size: int | None) -> None:
-        self.args = args
+        self.args = self.held = args
         self.set_sizes(len(args[0]), batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         if self.batch_size is None:
-            yield Batch(self.args, None)
+            yield Batch(self.everything, None)
             return
         for rows in self.order(seed, epoch):
             rows = rows.to(self.args[0].device)
-            yield Batch(tuple(value[rows] for value in self.args), rows)
+            yield Batch(partial(self._taken, rows), rows)
+
+    def _taken(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return tuple(value[rows] for value in self.args)
 
     def everything(self) -> tuple[Any, ...]:
         return self.args

@@ -12,6 +12,7 @@ import torch
 
 from pyrolvm.fitting.batches import Batch, Batches, batches_of
 from pyrolvm.fitting.loop import Loop
+from pyrolvm.fitting.pacing import Compile, Pace
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.validation import Validation
@@ -53,6 +54,7 @@ def fit(
     num_epochs: int | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    compile: Compile = "auto",
     validation: Any = None,
     patience: int | None = None,
     progress: bool = True,
@@ -78,6 +80,9 @@ def fit(
         batch_size: Rows of a minibatch; None for all rows at each step. Each epoch is reshuffled, and its incomplete
             batch dropped.
         device: Where to compute; None for where the programs' parameters are.
+        compile: Whether steps run as machine code, compiled from one recorded run of the programs: True for compiled
+            steps, False for eager ones, "auto" for the faster, given the steps that are left. Results agree up to
+            rounding. ``result.execution`` says what was chosen and why.
         validation: Held-out data of the same kind; the objective on it is recorded at each epoch (each 100 steps
             without minibatches).
         patience: Stop when the validation has not improved this many times in a row. However the fit ends, it goes back
@@ -105,6 +110,8 @@ def fit(
         2.0
     """
     _check_options(objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation)
+    if compile not in (True, False, "auto"):
+        raise ValueError(f"'compile' must be True, False or 'auto'; got {compile!r}.")
     start = time.perf_counter()
     plain_model, plain_guide = unbind(model)[0], unbind(guide)[0]
     assert plain_model is not None
@@ -120,9 +127,20 @@ def fit(
         structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
         unshare_parameters()
         ready = suited(objective, structure, data_plate)
+        pace = Pace(compile)
         judge = None if held_out is None else Validation(plain_model, plain_guide, ready, held_out, patience)
         loop = Loop(
-            plain_model, plain_guide, ready, batches, structure, optimizer, learning_rate, base_seed, judge, frozen
+            plain_model,
+            plain_guide,
+            ready,
+            batches,
+            structure,
+            optimizer,
+            learning_rate,
+            base_seed,
+            judge,
+            frozen,
+            pace,
         )
         with autoguide_plates(plain_guide):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
@@ -137,6 +155,7 @@ def fit(
         converged=converged,
         seconds=time.perf_counter() - start,
         data_plate=structure.data_plate,
+        execution=pace.reason,
         registered=registered_parameters(state, plain_model, plain_guide),
     )
 

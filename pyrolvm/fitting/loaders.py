@@ -1,6 +1,7 @@
 """Batches from torch's datasets and loaders."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -37,11 +38,11 @@ class Items(Batches):
             epoch: Number of the epoch, from 0.
         """
         if self.batch_size is None:
-            yield Batch(self.everything(), None)
+            yield Batch(self.everything, None)
             return
         for rows in self.order(seed, epoch):
             args = self._taken(rows)
-            yield Batch(args, rows.to(_device_of(args)))
+            yield Batch(partial(tuple, args), rows.to(_device_of(args)))
 
     def everything(self) -> tuple[Any, ...]:
         """All rows at once, in order."""
@@ -85,7 +86,7 @@ class Loader(Batches):
         for rows, batch in chain([] if first is None else [first], loaded):
             if len(rows) == self.batch_size:
                 args = _as_args(batch, rows, self.programs, self.device)
-                yield Batch(args, rows.to(_device_of(args)))
+                yield Batch(partial(tuple, args), rows.to(_device_of(args)))
 
     def _refuse_unused_rows(self) -> None:
         assert self.num_data is not None

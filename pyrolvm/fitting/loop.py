@@ -1,11 +1,15 @@
 """The loop of gradient steps: blocks of steps, and what is looked at between them."""
 
 import inspect
+import sys
+import time
 import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -14,12 +18,13 @@ from tqdm import tqdm
 from pyrolvm.fitting.batches import Batch, Batches
 from pyrolvm.fitting.convergence import has_converged
 from pyrolvm.fitting.diagnosis import Snapshot, explain, refuse_bad_step
+from pyrolvm.fitting.pacing import Pace
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
 __all__ = ["Loop"]
 
-_BLOCK = 50
+_CONVERGENCE_EVERY = 500
 _VALIDATION_EVERY = 100
 _MOST_STEPS = 100_000
 
@@ -45,11 +50,12 @@ class Loop:
         seed: int,
         validation: Validation | None,
         frozen: Container[Tensor],
+        pace: Pace,
     ) -> None:
         self.model, self.guide = model, Empty() if guide is None else guide
         self.objective, self.batches, self.structure = objective, batches, structure
         self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
-        self._frozen = frozen
+        self._frozen, self.pace = frozen, pace
         self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
             raise ValueError(
@@ -59,6 +65,11 @@ class Loop:
         self._blocks: list[Tensor] = []
         self._step = 0
         self._best: Snapshot | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Number of steps taken."""
+        return self._step
 
     @property
     def losses(self) -> Tensor:
@@ -83,6 +94,9 @@ class Loop:
                     converged = self._run(num_steps, bar)
             except KeyboardInterrupt:
                 warnings.warn(f"the fit was interrupted after {self._step} steps.", UserWarning, stacklevel=3)
+            self.pace.note()
+            if progress and self.pace.choice == "auto":
+                bar.write(f"fit: {self.pace.reason}", file=sys.stderr)
         if converged is False and self._step >= _MOST_STEPS:
             warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
         if self._best is not None:
@@ -92,12 +106,18 @@ class Loop:
     def _run(self, num_steps: int | None, bar: Any) -> bool | None:
         stream, most = self._stream(), num_steps or _MOST_STEPS
         while self._step < most:
-            self._block(stream, most - self._step)
+            size = min(self.pace.block_size(), most - self._step, self._until_validation())
+            if num_steps is None:
+                size = min(size, _CONVERGENCE_EVERY - self._step % _CONVERGENCE_EVERY)
+            batches = list(islice(stream, size))
+            remaining = None if num_steps is None else most - self._step
+            self.pace.choose(self, batches, remaining, bar.set_description_str)
+            self._block(batches)
             bar.update(self._step - bar.n)
             bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
             if self.validation is not None and self._validate():
                 break
-            if num_steps is None and has_converged(self.losses):
+            if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and has_converged(self.losses):
                 return True
         return None if num_steps is not None else False
 
@@ -110,34 +130,53 @@ class Loop:
                     yield batch
             epoch, skipped = epoch + 1, 0
 
-    def _block(self, stream: Iterator[Batch], most: int) -> None:
-        size = min(_BLOCK, most, self._until_validation())
-        before = Snapshot(self)
+    def _block(self, batches: list[Batch]) -> None:
+        before, start = Snapshot(self), time.perf_counter()
+        captured = self.pace.captured
+        losses = self._eager(before, batches) if captured is None else captured.run(batches)
+        if captured is not None:
+            self._step += len(batches)
+            self._blocks.append(losses)
+        if not self._all_finite(losses):
+            if captured is not None:
+                before, batches = self._shortly_before(before, batches, losses)
+            refuse_bad_step(self, before, batches)
+        self.pace.took(len(batches), time.perf_counter() - start)
+
+    def _eager(self, before: Snapshot, batches: list[Batch]) -> Tensor:
+        """Steps one by one, as Python runs them."""
         losses: list[Tensor] = []
-        batches: list[Batch] = []
         try:
-            for _ in range(size):
-                batches.append(next(stream))
+            for batch in batches:
                 try:
-                    losses.append(self.step(batches[-1]))
+                    losses.append(self.step(batch))
                 except ValueError as error:  # perhaps one of Pyro's checks, which name no site
-                    if not self._all_finite(losses):
+                    if losses and not self._all_finite(torch.stack(losses)):
                         refuse_bad_step(self, before, batches)
-                    explain(self, batches[-1], error)
+                    explain(self, batch, error)
                     raise
         finally:  # steps that were taken count, also after an interrupt
             if losses:
                 self._blocks.append(torch.stack(losses))
-        if not self._all_finite(losses):
-            refuse_bad_step(self, before, batches)
+        return self._blocks[-1]
 
-    def _all_finite(self, losses: list[Tensor]) -> bool:
-        values = [torch.stack(losses)] if losses else []
-        return all(bool(torch.isfinite(value).all()) for value in [*values, *self._parameters])
+    def _shortly_before(self, before: Snapshot, batches: list[Batch], losses: Tensor) -> tuple[Snapshot, list[Batch]]:
+        """Go to just before the first bad step of a compiled block, with the batches from there on."""
+        bad = (~torch.isfinite(losses)).nonzero()
+        good = max(0, (int(bad[0]) if len(bad) else len(batches)) - 2)
+        before.restore(self)
+        if good:
+            assert self.pace.captured is not None
+            self.pace.captured.run(batches[:good])
+            self._step += good
+        return Snapshot(self), batches[good:]
+
+    def _all_finite(self, losses: Tensor) -> bool:
+        return all(bool(torch.isfinite(value).all()) for value in [losses, *self._parameters])
 
     def _until_validation(self) -> int:
         every = self._validation_period()
-        return every - self._step % every if self.validation is not None else _BLOCK
+        return every - self._step % every if self.validation is not None else _MOST_STEPS
 
     def _validation_period(self) -> int:
         return _VALIDATION_EVERY if self.batches.batch_size is None else self.batches.steps_per_epoch
@@ -217,6 +256,16 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
+
+    def rates(self, num_steps: int) -> np.ndarray | None:
+        """Learning rates to set before each of the next steps, shape (num_steps,); None where they are left alone.
+
+        Args:
+            num_steps: How many steps.
+        """
+        if not callable(self.learning_rate):
+            return None
+        return np.array([self._rate(self._step + i) for i in range(num_steps)])
 
     @property
     def parameters(self) -> list[Tensor]:

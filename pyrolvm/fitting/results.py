@@ -30,6 +30,7 @@ class FitResult:
         converged: Whether the loss had stopped falling when the fit ended; None where a number of steps was asked for.
         seconds: Wall-clock time.
         data_plate: Name of the data plate; None where weights are joint.
+        execution: How steps were run, eagerly or compiled, and why, in one line.
         registered: Parameters of modules that plain functions registered with ``pyro.module``, trained in place, by
             name in Pyro's store.
     """
@@ -41,6 +42,7 @@ class FitResult:
     converged: bool | None = None
     seconds: float = 0.0
     data_plate: str | None = None
+    execution: str = ""
     registered: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property

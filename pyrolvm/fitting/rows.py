@@ -1,7 +1,7 @@
 """Rows of data in batches: what every kind of data has in common."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,24 @@ from pyrolvm.weights import check_count
 __all__ = ["Batch", "Batches", "mixed", "refuse_invalid"]
 
 
-@dataclass(frozen=True)
 class Batch:
-    """Some rows of the data.
+    """Some rows of the data, gathered when they are asked for.
 
     Attributes:
-        args: Positional arguments for the programs.
         rows: Row numbers, shape (B,); None where the batch is all the data.
+
+    Args:
+        take: Gives the positional arguments for the programs.
+        rows: Row numbers, or None.
     """
 
-    args: tuple[Any, ...]
-    rows: Tensor | None
+    def __init__(self, take: Callable[[], tuple[Any, ...]], rows: Tensor | None) -> None:
+        self._take, self.rows = take, rows
+
+    @cached_property
+    def args(self) -> tuple[Any, ...]:
+        """Positional arguments for the programs."""
+        return self._take()
 
 
 class Batches:
@@ -33,11 +40,13 @@ class Batches:
         num_data: N; None where programs take no data.
         batch_size: B; None for all the data at once.
         steps_per_epoch: Number of batches in an epoch.
+        held: The whole data, where it lies in memory as tensors that batches are rows of; else None.
     """
 
     num_data: int | None = None
     batch_size: int | None = None
     steps_per_epoch: int = 1
+    held: tuple[Tensor, ...] | None = None
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch.

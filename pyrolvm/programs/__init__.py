@@ -23,6 +23,7 @@ from pyrolvm.programs.binding import (
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
 from pyrolvm.programs.modules import evaluation_mode, module_of, modules_in_reach
 from pyrolvm.programs.plates import (
+    Minibatch,
     SharedRows,
     active_minibatch,
     autoguide_plates,
@@ -40,6 +41,7 @@ from pyrolvm.programs.runs import (
     first_invalid_site,
     is_delta,
     run_apart,
+    run_pair,
     sample_sites,
     traced,
 )
@@ -48,6 +50,7 @@ from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, l
 from pyrolvm.programs.uniform import uniform_guide
 
 __all__ = [
+    "Minibatch",
     "BoundProgram",
     "CheckReport",
     "Empty",
@@ -95,6 +98,7 @@ __all__ = [
     "replay",
     "rows_in_play",
     "run_apart",
+    "run_pair",
     "sample_sites",
     "signature",
     "simulate",

@@ -1,0 +1,311 @@
+"""Programs as graphs, and graphs as machine code: the one file that uses private parts of torch.
+
+``record`` turns a run of programs into one graph. ``compiled`` turns a loop over graphs into a shared library
+that runs without Python, kept on disk by a key. Where a release of torch lacks what they need, they raise
+``CaptureError``, and callers go on eagerly.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+__all__ = ["CaptureError", "Recording", "compiled", "is_cached", "is_library", "note", "noted", "record", "while_less"]
+
+_LIBRARIES = (*(str(Path(m.__file__ or "").parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
+_LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+
+
+class CaptureError(Exception):
+    """A run cannot be captured; the message says why, to the user.
+
+    Example:
+        >>> raise CaptureError("the program reads the value of a tensor")
+        Traceback (most recent call last):
+        pyrolvm.capture.CaptureError: the program reads the value of a tensor
+    """
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a function does, as a graph without side effects.
+
+    The graph maps (*leaves, *buffers, *constants, *inputs) to (*results, *buffers afterwards).
+
+    Attributes:
+        graph: The graph.
+        leaves: Parameters that the caller gives values for.
+        buffers: Tensors that the function changes, such as running means.
+        constants: Tensors that it only reads.
+    """
+
+    graph: GraphModule
+    leaves: tuple[Tensor, ...]
+    buffers: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+
+
+def record(
+    function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], leaves: Sequence[Tensor] = ()
+) -> Recording:
+    """Record one run of a function of tensors; its operations are carried out meanwhile.
+
+    Args:
+        function: Any function; what it does besides operations on tensors happens once, now.
+        inputs: Its arguments, which differ from run to run.
+        leaves: Parameters that are inputs of the graph too; may be filled while the function runs.
+
+    Raises:
+        CaptureError: If the function reads the value of a tensor, or does what no graph can hold.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    try:
+        module = make_fx(function)(*inputs)
+        constants = _lift(module, leaves)
+        return _without_side_effects(module, leaves, constants, inputs)
+    except Exception as error:  # a program may do anything that a graph cannot hold
+        raise CaptureError(_why(error)) from error
+
+
+def _lift(module: GraphModule, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Turn every tensor that a graph refers to into an input, the leaves first; the others are given back."""
+    first = next(iter(module.graph.nodes))
+    with module.graph.inserting_before(first):
+        known = [(leaf, module.graph.placeholder(f"leaf_{i}")) for i, leaf in enumerate(leaves)]
+    for node in [n for n in module.graph.nodes if n.op == "get_attr"]:
+        value = getattr(module, str(node.target))
+        if not _embedded(module, node, value):
+            placeholder = next((p for tensor, p in known if tensor is value), None)
+            if placeholder is None:
+                with module.graph.inserting_before(first):
+                    placeholder = module.graph.placeholder(f"constant_{len(known) - len(leaves)}")
+                known.append((value, placeholder))
+            node.replace_all_uses_with(placeholder)
+        module.graph.erase_node(node)
+    module.recompile()
+    return [tensor for tensor, _ in known[len(leaves) :]]
+
+
+def _embedded(module: GraphModule, node: Node, value: Tensor) -> bool:
+    """Write a number that the program made a tensor of into the graph, so that it can be folded."""
+    if value.dim() or value.device.type != "cpu" or any(user.target not in _LIFTED for user in node.users):
+        return False
+    for user in list(node.users):
+        with module.graph.inserting_before(user):
+            number = module.graph.call_function(
+                torch.ops.aten.full.default, ([], value.item()), {"dtype": value.dtype, "device": value.device}
+            )
+        user.replace_all_uses_with(number)
+        module.graph.erase_node(user)
+    return True
+
+
+def _without_side_effects(
+    module: GraphModule, leaves: Sequence[Tensor], constants: Sequence[Tensor], inputs: Sequence[Tensor]
+) -> Recording:
+    """The graph with what it wrote into tensors as further outputs."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    copies = [tensor.detach().clone() for tensor in (*leaves, *constants, *inputs)]
+    pure = make_fx(torch.func.functionalize(module))(*copies)
+    placeholders = [node for node in pure.graph.nodes if node.op == "placeholder"]
+    written: dict[Node, Any] = {}
+    for node in [n for n in pure.graph.nodes if n.target is torch.ops.aten.copy_.default]:
+        if node.args[0] in placeholders:
+            written[node.args[0]] = node.args[1]
+            node.replace_all_uses_with(node.args[1])
+            pure.graph.erase_node(node)
+    slots = dict(zip(placeholders[len(leaves) :], constants, strict=False))
+    buffers = [node for node in slots if node in written]
+    read = [node for node in slots if node not in written]
+    _reorder(pure, [*placeholders[: len(leaves)], *buffers, *read, *placeholders[len(leaves) + len(slots) :]])
+    output = pure.graph.output_node()
+    results: Any = output.args[0]
+    output.args = ((*results, *(written[node] for node in buffers)),)
+    pure.graph.eliminate_dead_code()
+    pure.recompile()
+    return Recording(pure, tuple(leaves), tuple(slots[n] for n in buffers), tuple(slots[n] for n in read))
+
+
+def _reorder(module: GraphModule, placeholders: Sequence[Node]) -> None:
+    """Put the inputs of a graph in another order."""
+    first = next(iter(module.graph.nodes))
+    for node in placeholders:
+        if node is first:
+            first = first.next
+        else:
+            first.prepend(node)
+
+
+def _why(error: Exception) -> str:
+    """What kept a program from being recorded, and where in the user's code."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_library(f.filename)]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
+    if "_local_scalar_dense" in str(error) or "data-dependent" in str(error):
+        return f"the program reads the value of a tensor{where}"
+    return f"the program does what no graph can hold{where}: {str(error).strip().splitlines()[0][:200]}"
+
+
+def is_library(filename: str) -> bool:
+    """Whether code is a library's, and not a user's.
+
+    Args:
+        filename: Where the code is from.
+    """
+    return filename.startswith((*_LIBRARIES, "<"))
+
+
+def while_less(
+    body: Callable[..., tuple[Tensor, ...]], last: Tensor, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """Repeat a step inside a graph while the first of what it carries is less than a number.
+
+    Args:
+        body: From what is carried before a step, and what is only read, to what is carried after it.
+        last: The number, shape ().
+        carried: What is carried at first.
+        read: What steps only read.
+    """
+    from torch._higher_order_ops.while_loop import while_loop_op
+
+    # the operator itself: its wrapper would trace the step once more, with shapes that may vary
+    def unfinished(*tensors: Tensor) -> Tensor:
+        return tensors[0] < tensors[len(carried)]
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return body(tensors[len(carried) + 1 :], tensors[: len(carried)])
+
+    return tuple(while_loop_op(unfinished, step, carried, (last, *read)))  # type: ignore[arg-type]
+
+
+Runner = Callable[..., Sequence[Tensor]]
+
+
+def compiled(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) -> Runner:
+    """A function of tensors as machine code for this processor, from the cache or made anew.
+
+    Args:
+        function: Gives a tuple of tensors; no operation of it may read the value of one.
+        example: Its arguments; those of later calls must have the same shapes and strides.
+        key: What tells the function from others.
+
+    Raises:
+        CaptureError: If there is no compiler, or it fails.
+    """
+    try:
+        if not is_cached(key):
+            _build(function, example, key)
+        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(noted(key)["library"], 1)
+    except Exception as error:  # compilers fail in many ways
+        _entry(key).unlink(missing_ok=True)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CaptureError(f"torch could not compile the step: {lines[0][:200]}") from error
+    return lambda *args: runner.run(list(args))
+
+
+def is_cached(key: str) -> bool:
+    """Whether `compiled` will find a function in the cache.
+
+    Args:
+        key: What tells it from others.
+    """
+    return Path(noted(key).get("library", "none")).is_file()
+
+
+def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) -> None:
+    import torch._inductor
+    from torch._inductor.config import patch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    start = time.perf_counter()
+    example = tuple(torch.empty_like(tensor) for tensor in example)  # tensors may share memory; these do not
+    with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        graph = make_fx(function, tracing_mode="fake")(*example)
+        with patch(fallback_random=True), _draws_left_alone():
+            library = torch._inductor.aot_compile(graph, example)
+    note(key, library=str(library))
+    note("compiling", seconds=time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch logs of operations that take a slower way."""
+    logger = logging.getLogger("torch._inductor")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _draws_left_alone() -> Iterator[None]:
+    """Let no random operation be rewritten as another, whose noise would differ from an eager step's."""
+    from torch._inductor.decomposition import decompositions
+
+    left_out = {op: decompositions.pop(op) for op in (torch.ops.aten.bernoulli.default,) if op in decompositions}
+    try:
+        yield
+    finally:
+        decompositions.update(left_out)
+
+
+def noted(key: str) -> dict[str, Any]:
+    """What earlier fits, of other processes too, noted of a key.
+
+    Args:
+        key: Any text; the version of torch, the processor and the number of threads are added to it.
+    """
+    try:
+        return dict(json.loads(_entry(key).read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def note(key: str, /, **figures: Any) -> None:
+    """Add to what is noted of a key.
+
+    Args:
+        key: Any text.
+        **figures: What to note.
+    """
+    entry = _entry(key)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        fresh = entry.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps({**noted(key), **figures}))
+        fresh.replace(entry)
+
+
+def _entry(key: str) -> Path:
+    """The file that notes of a key are in."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    whole = "\n".join([key, torch.__version__, _processor(), str(torch.get_num_threads())])
+    return Path(cache_dir()) / "pyrolvm" / f"{hashlib.sha256(whole.encode()).hexdigest()}.json"
+
+
+def _processor() -> str:
+    """What machine code is made for: the compiler is told to use all that this processor has."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line for line in lines if line.startswith("flags")), platform.processor())
+    return platform.processor()

@@ -1,0 +1,194 @@
+"""Parameters and their optimizer's state as a few tensors that a graph carries from step to step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrolvm.capture import CaptureError
+from pyrolvm.fitting.updates import Update, update_of
+
+__all__ = ["Bundles"]
+
+_SMALL = 1024  # entries; smaller parameters are moved together, as one vector
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """Parameters that one rule moves as one tensor.
+
+    Attributes:
+        update: The rule.
+        group: Number of their group in the optimizer.
+        leaves: The parameters.
+        places: Where they are among all leaves.
+    """
+
+    update: Update
+    group: int
+    leaves: tuple[Tensor, ...]
+    places: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Number of tensors: the value and the state."""
+        return 1 + len(self.update.state)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+
+    def split(self, joined: Tensor) -> list[Tensor]:
+        if len(self.leaves) == 1:
+            return [joined]
+        parts = joined.split([leaf.numel() for leaf in self.leaves])
+        return [part.view(leaf.shape) for part, leaf in zip(parts, self.leaves, strict=True)]
+
+
+class Bundles:
+    """All that an optimizer moves, as tensors.
+
+    Args:
+        leaves: The parameters, each with a state in the optimizer, if it keeps any.
+        optimizer: One of those that `updates` has a rule for.
+
+    Raises:
+        CaptureError: If a parameter has no state yet.
+    """
+
+    def __init__(self, leaves: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        kinds: dict[object, list[int]] = {}
+        for place, leaf in enumerate(leaves):
+            alone = place if leaf.numel() > _SMALL else -1
+            kinds.setdefault((self._group_of(leaf), leaf.dtype, self._steps_of(leaf), alone), []).append(place)
+        self._bundles = [self._bundle(leaves, places) for places in kinds.values()]
+        self.num_leaves = len(leaves)
+
+    def _bundle(self, leaves: Sequence[Tensor], places: list[int]) -> _Bundle:
+        group = self._group_of(leaves[places[0]])
+        update = update_of(self.optimizer, self.optimizer.param_groups[group])
+        assert update is not None
+        own = tuple(leaves[i] for i in places)
+        if any(self._state_of(leaf).get(name) is None for leaf in own for name in update.state):
+            raise CaptureError("a parameter has had no gradient in the steps before")
+        return _Bundle(update, group, own, tuple(places))
+
+    def _group_of(self, leaf: Tensor) -> int:
+        groups = self.optimizer.param_groups
+        return next(i for i, group in enumerate(groups) if any(p is leaf for p in group["params"]))
+
+    def _steps_of(self, leaf: Tensor) -> int:
+        return int(self._state_of(leaf).get("step", 0))
+
+    def _state_of(self, leaf: Tensor) -> dict[str, Any]:
+        return dict(self.optimizer.state[leaf]) if leaf in self.optimizer.state else {}
+
+    def __len__(self) -> int:
+        return sum(bundle.width for bundle in self._bundles)
+
+    def __repr__(self) -> str:
+        parts = [(type(b.update).__name__, b.update.options, b.places) for b in self._bundles]
+        return f"Bundles({parts})"
+
+    def tensors(self) -> list[Tensor]:
+        """The parameters and the optimizer's state as they are now."""
+        tensors = []
+        for bundle in self._bundles:
+            tensors.append(bundle.join([leaf.detach() for leaf in bundle.leaves]))
+            states = [self._state_of(leaf) for leaf in bundle.leaves]
+            tensors += [bundle.join([state[name] for state in states]) for name in bundle.update.state]
+        return [tensor.contiguous() for tensor in tensors]
+
+    def values(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The parameters in their shapes, in order.
+
+        Args:
+            tensors: What `tensors` gives, or `moved`.
+        """
+        found: dict[int, Tensor] = {}
+        for bundle, (value, *_) in self._each(tensors):
+            found.update(zip(bundle.places, bundle.split(value), strict=True))
+        return [found[place] for place in range(self.num_leaves)]
+
+    def moved(self, tensors: Sequence[Tensor], gradients: Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
+        """The tensors after a step.
+
+        Args:
+            tensors: The tensors before.
+            gradients: Gradient for each parameter, in order.
+            numbers: A row of the schedule.
+        """
+        after: list[Tensor] = []
+        column = 0
+        for bundle, (value, *state) in self._each(tensors):
+            gradient = bundle.join([gradients[place] for place in bundle.places])
+            width = bundle.update.num_numbers
+            own = numbers[column : column + width].to(value.dtype).unbind()
+            after += bundle.update.apply(value, gradient, state, own)
+            column += width
+        return after
+
+    def _each(self, tensors: Sequence[Tensor]) -> list[tuple[_Bundle, Sequence[Tensor]]]:
+        parts, at = [], 0
+        for bundle in self._bundles:
+            parts.append((bundle, tensors[at : at + bundle.width]))
+            at += bundle.width
+        return parts
+
+    def gradients(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Something linear in the gradients of the steps before: first moments, or the parameters where there are none.
+
+        Args:
+            tensors: What `tensors` gives, or `moved`.
+        """
+        parts = [own[1 if bundle.update.state else 0] for bundle, own in self._each(tensors)]
+        return torch.cat([part.reshape(-1).double() for part in parts]).to(parts[0].dtype)
+
+    def schedule(self, num_steps: int, rates: np.ndarray | None) -> np.ndarray:
+        """What the rules need to know of each of the next steps, shape (num_steps, S).
+
+        Args:
+            num_steps: How many steps.
+            rates: Learning rates to set before each, shape (num_steps,); None to leave them as they are.
+        """
+        columns = []
+        for bundle in self._bundles:
+            applied = self._applied(bundle, num_steps, rates)
+            columns.append(bundle.update.numbers(self._steps_of(bundle.leaves[0]), applied))
+        return np.concatenate(columns, 1)
+
+    def _applied(self, bundle: _Bundle, num_steps: int, rates: np.ndarray | None) -> np.ndarray:
+        """The learning rates that steps apply."""
+        decay = bundle.update.decay
+        if rates is not None:
+            return rates * decay
+        rate = float(self.optimizer.param_groups[bundle.group]["lr"])
+        return rate * np.cumprod(np.full(num_steps, decay))
+
+    @torch.no_grad()
+    def write(self, tensors: Sequence[Tensor], num_steps: int, rates: np.ndarray | None) -> None:
+        """Give the parameters and the optimizer what they are after some steps.
+
+        Args:
+            tensors: The tensors after the last step.
+            num_steps: How many steps were taken.
+            rates: As given to `schedule`.
+        """
+        last = {bundle.group: float(self._applied(bundle, num_steps, rates)[-1]) for bundle in self._bundles}
+        targets: list[Tensor] = []
+        values: list[Tensor] = []
+        for bundle, (value, *state) in self._each(tensors):
+            targets += [leaf.detach() for leaf in bundle.leaves]
+            values += bundle.split(value)
+            for name, joined in zip(bundle.update.state, state, strict=True):
+                targets += [self.optimizer.state[leaf][name] for leaf in bundle.leaves]
+                values += bundle.split(joined)
+            for leaf in bundle.leaves:
+                if "step" in self._state_of(leaf):
+                    self.optimizer.state[leaf]["step"] += num_steps
+        torch._foreach_copy_(targets, values)
+        for group, rate in last.items():
+            self.optimizer.param_groups[group]["lr"] = rate

@@ -1,0 +1,317 @@
+"""A captured step: loss, gradients and optimizer as one function of tensors, repeated without Python between steps."""
+
+import inspect
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyrolvm import capture
+from pyrolvm.capture import CaptureError, Recording, Runner
+from pyrolvm.fitting import bundles, updates
+from pyrolvm.fitting.bundles import Bundles
+from pyrolvm.fitting.rows import Batch
+from pyrolvm.fitting.updates import update_of
+from pyrolvm.objectives import Objective
+from pyrolvm.programs import Minibatch, apart, module_of, modules_in_reach
+
+if TYPE_CHECKING:
+    from pyrolvm.fitting.loop import Loop
+
+__all__ = ["CapturedStep"]
+
+_MOST_STEPS = 1000  # in one call; also the room for losses and row numbers
+_MOST_ROWS = 4_000_000
+_LOADED_STEPS = 50
+_CHECKED_STEPS = 5
+
+
+class CapturedStep:
+    """The step of a loop as a graph, recorded from one run of the programs and checked against another.
+
+    Attributes:
+        key: What tells this step from others in the cache of compiled ones.
+        most_steps: Most steps in one call.
+
+    Args:
+        loop: The loop, which has taken a step.
+        batches: Batches to record with and to check with.
+
+    Raises:
+        CaptureError: If the step cannot be a graph.
+    """
+
+    def __init__(self, loop: "Loop", batches: Sequence[Batch]) -> None:
+        _refuse(loop, batches[0])
+        self.loop, self.batches = loop, loop.batches
+        self._gathers = batches[0].rows is not None
+        self._held = self.batches.held if self._gathers else batches[0].args
+        self.most_steps = self._capacity()
+        with _aside(loop):
+            self.recording = self._recorded(_inputs(batches[0]))
+        _refuse_side_effects(loop, self.recording)
+        self._loss_dtype = self._check_against_eager(batches[-1])
+        self.bundles = Bundles(self.recording.leaves, loop.optimizer)
+        self.key = self._key(batches)
+        self._runner: Runner | None = None
+
+    def _capacity(self) -> int:
+        if not self._gathers:
+            return _MOST_STEPS
+        if self._held is None:
+            return _LOADED_STEPS
+        assert self.batches.batch_size is not None
+        return max(_LOADED_STEPS, min(_MOST_STEPS, _MOST_ROWS // self.batches.batch_size))
+
+    def _recorded(self, inputs: Sequence[Tensor]) -> Recording:
+        """Loss and gradients of a step; the leaves are the parameters that the loss depends on."""
+        leaves: list[Tensor] = []
+
+        def loss_and_gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                loss = self._loss(*inputs)
+                gradients = torch.autograd.grad(loss, self.loop.parameters, allow_unused=True)
+            leaves.extend(p for p, g in zip(self.loop.parameters, gradients, strict=True) if g is not None)
+            return (loss.detach(), *(g.detach() for g in gradients if g is not None))
+
+        return capture.record(loss_and_gradients, inputs, leaves)
+
+    def _loss(self, *inputs: Tensor) -> Tensor:
+        loop, args = self.loop, list(inputs)
+        handler: Any = nullcontext()
+        if self._gathers:
+            assert self.batches.num_data is not None
+            handler = Minibatch(self.batches.num_data, args.pop(), str(loop.structure.data_plate))
+        with handler, pyro.validation_enabled(False):
+            return loop.objective.differentiable_loss(loop.model, loop.guide, *args)
+
+    def _check_against_eager(self, batch: Batch) -> torch.dtype:
+        """Compare the graph with the programs themselves, on other rows; the loss's type is given back."""
+        inputs, recording = _inputs(batch), self.recording
+        with _aside(self.loop):
+            random.seed(), np.random.seed()  # noise that is not torch's must not be the same again
+            loss = self._loss(*inputs)
+            gradients = torch.autograd.grad(loss, recording.leaves, allow_unused=True)
+        with _aside(self.loop), torch.no_grad():
+            replayed = recording.graph(*recording.leaves, *recording.buffers, *recording.constants, *inputs)
+        for expected, found in zip((loss, *gradients), replayed, strict=False):
+            if expected is None or not _close(expected.detach(), found):
+                raise CaptureError(
+                    "two runs of the programs do different things with the same noise: something besides their "
+                    "arguments and parameters changes"
+                )
+        return loss.dtype
+
+    def _key(self, batches: Sequence[Batch]) -> str:
+        """The graph, the optimizer's rule, all shapes, and the code that puts them together."""
+        tensors = (*self._carried(), *self._read(batches[:1], self.loop.rates(1)))
+        shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in tensors]
+        sources = [inspect.getsource(part) for part in (bundles, capture, updates, CapturedStep)]
+        return "\n".join(map(str, (self.recording.graph.code, self.bundles, shapes, self.most_steps, *sources)))
+
+    def compile(self) -> None:
+        """Make machine code of the loop, or take it from the cache, and check that against the graph.
+
+        Raises:
+            CaptureError: If it cannot be compiled, or gives other numbers.
+        """
+        batch = next(self.batches.epoch(self.loop.seed, 0))
+        tensors = (*self._carried(), *self._read([batch] * _CHECKED_STEPS, self.loop.rates(_CHECKED_STEPS)))
+        runner = capture.compiled(self._loop, (torch.tensor(_CHECKED_STEPS), *tensors), self.key)
+        with apart():
+            found = runner(torch.tensor(_CHECKED_STEPS), *tensors)
+            noise = torch.get_rng_state()
+        with apart():
+            expected = self.interpreted(torch.tensor(_CHECKED_STEPS), *tensors)
+            same = torch.equal(noise, torch.get_rng_state())
+        if not same or not self._agree(expected, found):
+            raise CaptureError("the compiled step gives other numbers than the graph")
+        self._runner = runner
+
+    def _agree(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Whether losses, buffers and parameters after a few steps differ by rounding only.
+
+        A parameter without influence, such as a bias before batch normalization, has a gradient of rounding errors,
+        which Adam makes whole steps of: it is judged by its gradient, beside the others'.
+        """
+        first, last = 2, 2 + len(self.bundles)
+        moved = [self.bundles.gradients(after[first:last]) for after in (expected, found)]
+        others = [(expected[i], found[i]) for i in (0, 1, *range(last, len(expected)))]
+        return _close(*moved) and all(_close(*pair) for pair in others)
+
+    def _loop(self, last: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Steps from the one that is carried up to the last."""
+        carried, read = tensors[: self._num_carried], tensors[self._num_carried :]
+        return capture.while_less(self.body, last, carried, read)
+
+    def interpreted(self, last: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the compiled loop does, operation by operation.
+
+        Args:
+            last: Number of the step to stop before.
+            *tensors: What is carried, and what is only read.
+        """
+        carried, read = tensors[: self._num_carried], tensors[self._num_carried :]
+        with torch.no_grad():
+            for _ in range(int(carried[0]), int(last)):
+                carried = self.body(read, carried)
+        return carried
+
+    @property
+    def _num_carried(self) -> int:
+        return 2 + len(self.bundles) + len(self.recording.buffers)
+
+    def estimate(self, batch: Batch, dispatch: float) -> float:
+        """Seconds of arithmetic in a step: what the graph takes operation by operation, less their overhead.
+
+        Args:
+            batch: Some rows.
+            dispatch: Seconds of an operation besides its arithmetic.
+        """
+        recording, times = self.recording, []
+        for _ in range(3):
+            with _aside(self.loop), torch.no_grad():
+                start = time.perf_counter()
+                recording.graph(*recording.leaves, *recording.buffers, *recording.constants, *_inputs(batch))
+                times.append(time.perf_counter() - start)
+        return max(min(times) - dispatch * len(recording.graph.graph.nodes), 0.1 * min(times))
+
+    def body(self, read: Sequence[Tensor], carried: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """One step.
+
+        Args:
+            read: What steps only read: the schedule, constants, row numbers, data.
+            carried: What a step changes: its number, the losses, parameters and optimizer's state, buffers.
+
+        Returns:
+            What is carried to the next.
+        """
+        step, losses, *tensors = carried
+        schedule, *read = read
+        constants, inputs = read[: len(self.recording.constants)], read[len(self.recording.constants) :]
+        if self._gathers:
+            inputs = self._gathered(step, inputs)
+        values, held = self.bundles.values(tensors), tensors[len(self.bundles) :]
+        loss, *after = self.recording.graph(*values, *held, *constants, *inputs)
+        gradients, held = after[: len(values)], after[len(values) :]
+        numbers = schedule.index_select(0, step.reshape(1)).reshape(-1)
+        moved = self.bundles.moved(tensors, gradients, numbers)
+        slots = torch.arange(self.most_steps, device=losses.device)
+        return step + 1, torch.where(slots == step, loss, losses), *moved, *held
+
+    def _gathered(self, step: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The rows of a step, and their numbers."""
+        positions, rows, *data = inputs
+        positions, rows = (numbers.index_select(0, step.reshape(1)).reshape(-1) for numbers in (positions, rows))
+        return [*(value.index_select(0, positions) for value in data), rows]
+
+    def run(self, batches: Sequence[Batch]) -> Tensor:
+        """Take steps: parameters and optimizer are as after as many eager ones.
+
+        Args:
+            batches: A batch for each step, at most ``most_steps``.
+
+        Returns:
+            Losses, shape (num_steps,), nats.
+        """
+        runner = self._runner or self.interpreted
+        rates = self.loop.rates(len(batches))
+        with torch.no_grad():
+            _, losses, *after = runner(torch.tensor(len(batches)), *self._carried(), *self._read(batches, rates))
+            self.bundles.write(after, len(batches), rates)
+            for buffer, value in zip(self.recording.buffers, after[len(self.bundles) :], strict=True):
+                buffer.copy_(value)
+        return losses[: len(batches)]
+
+    def _carried(self) -> tuple[Tensor, ...]:
+        first = self.recording.leaves[0]
+        number = torch.zeros((), dtype=torch.int64, device=first.device)
+        losses = torch.zeros(self.most_steps, dtype=self._loss_dtype, device=first.device)
+        return (number, losses, *self.bundles.tensors(), *self.recording.buffers)
+
+    def _read(self, batches: Sequence[Batch], rates: np.ndarray | None) -> tuple[Tensor, ...]:
+        """The schedule, constants, and what the batches hold."""
+        numbers = self.bundles.schedule(len(batches), rates)
+        device = self.recording.leaves[0].device
+        schedule = torch.zeros(self.most_steps, numbers.shape[1], dtype=torch.float64)
+        schedule[: len(batches)] = torch.from_numpy(numbers)
+        constants = [constant.detach().contiguous() for constant in self.recording.constants]
+        return (schedule.to(device), *constants, *self._rows(batches))
+
+    def _rows(self, batches: Sequence[Batch]) -> tuple[Tensor, ...]:
+        """Where rows of each step lie in the data, their numbers, and the data; or all the data alone."""
+        if not self._gathers:
+            return tuple(value.contiguous() for value in batches[0].args)
+        batches = [*batches, *[batches[-1]] * (self.most_steps - len(batches))]
+        rows = torch.stack([batch.rows for batch in batches if batch.rows is not None])
+        if self._held is not None:
+            return (rows, rows, *(value.contiguous() for value in self._held))
+        positions = torch.arange(rows.numel(), device=rows.device).reshape(rows.shape)
+        return (positions, rows, *(torch.cat(parts) for parts in zip(*(b.args for b in batches), strict=True)))
+
+
+def _inputs(batch: Batch) -> tuple[Tensor, ...]:
+    return batch.args if batch.rows is None else (*batch.args, batch.rows)
+
+
+def _refuse(loop: "Loop", batch: Batch) -> None:
+    """Refuse what is known not to work before recording."""
+    if not isinstance(loop.objective, Objective):
+        raise CaptureError(
+            f"{type(loop.objective).__name__} reads values of tensors in each step; those of lvm.objectives do not"
+        )
+    optimizer = loop.optimizer
+    hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if update_of(optimizer, optimizer.param_groups[0]) is None or hooked:
+        what = "an optimizer with hooks" if hooked else type(optimizer).__name__
+        raise CaptureError(f"there is no captured form of {what}; there is one of Adam, AdamW, SGD and ClippedAdam")
+    for value in batch.args:
+        if not isinstance(value, Tensor) or (batch.rows is not None and len(value) != len(batch.rows)):
+            raise CaptureError("an argument of the programs is no tensor with a row for each datum")
+
+
+def _refuse_side_effects(loop: "Loop", recording: Recording) -> None:
+    """Only registered buffers may be changed by a step."""
+    known = {id(buffer) for module in _modules(loop) for buffer in module.buffers()}
+    strange = [tensor for tensor in recording.buffers if id(tensor) not in known]
+    if strange:
+        raise CaptureError(
+            f"the programs change a tensor of shape {tuple(strange[0].shape)} in place, which is no buffer of a module"
+        )
+
+
+def _modules(loop: "Loop") -> list[torch.nn.Module]:
+    modules = {m for program in (loop.model, loop.guide) for m in (module_of(program), *modules_in_reach(program))}
+    return [module for module in modules if module is not None]
+
+
+@contextmanager
+def _aside(loop: "Loop") -> Iterator[None]:
+    """Run programs without a trace: generators and buffers are left as they were."""
+    buffers = list({id(b): b for module in _modules(loop) for b in module.buffers()}.values())
+    kept = [buffer.clone() for buffer in buffers]
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with apart():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        with torch.no_grad():
+            for buffer, value in zip(buffers, kept, strict=True):
+                buffer.copy_(value)
+
+
+def _close(expected: Tensor, found: Tensor) -> bool:
+    """Whether two results differ by rounding only."""
+    if not expected.dtype.is_floating_point:
+        return torch.equal(expected, found)
+    tolerance = 1e-4 if expected.dtype == torch.float32 else 1e-9
+    scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).amax() if expected.numel() else 0.0
+    return bool(torch.allclose(found, expected, rtol=tolerance, atol=float(tolerance * scale), equal_nan=True))
