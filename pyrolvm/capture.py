@@ -28,6 +28,14 @@ from torch.fx import GraphModule, Node
 __all__ = ["CaptureError", "Recording", "compiled", "is_cached", "is_library", "note", "noted", "record", "while_less"]
 
 _LIBRARIES = (*(str(Path(m.__file__ or "").parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
+# Draws come from torch's generator, as in an eager step; few small tensors are made on the way, since making one costs
+# more than computing it again; and what the processor can do is read from its flags, not tried out for many seconds.
+_SETTINGS = {
+    "fallback_random": True,
+    "realize_reads_threshold": 16,
+    "realize_opcount_threshold": 120,
+    "cpp.vec_isa_ok": True,
+}
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 
 
@@ -134,6 +142,7 @@ def _without_side_effects(
     slots = dict(zip(placeholders[len(leaves) :], constants, strict=False))
     buffers = [node for node in slots if node in written]
     read = [node for node in slots if node not in written]
+    _write_noise_plainly(pure)
     _reorder(pure, [*placeholders[: len(leaves)], *buffers, *read, *placeholders[len(leaves) + len(slots) :]])
     output = pure.graph.output_node()
     results: Any = output.args[0]
@@ -141,6 +150,21 @@ def _without_side_effects(
     pure.graph.eliminate_dead_code()
     pure.recompile()
     return Recording(pure, tuple(leaves), tuple(slots[n] for n in buffers), tuple(slots[n] for n in read))
+
+
+def _write_noise_plainly(module: GraphModule) -> None:
+    """Standard normal noise as one operation, with the same numbers, in place of filling a tensor."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.normal_functional.default):
+        if node.args[1:] in ((), (0,), (0.0,), (0.0, 1.0), (0, 1)) and not node.kwargs:
+            value = node.meta["val"]
+            with module.graph.inserting_before(node):
+                noise = module.graph.call_function(
+                    torch.ops.aten.randn.default,
+                    (list(value.shape),),
+                    {"dtype": value.dtype, "device": value.device, "pin_memory": False},
+                )
+            node.replace_all_uses_with(noise)
+            module.graph.erase_node(node)
 
 
 def _reorder(module: GraphModule, placeholders: Sequence[Node]) -> None:
@@ -238,7 +262,7 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
     with torch.no_grad(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         graph = make_fx(function, tracing_mode="fake")(*example)
-        with patch(fallback_random=True), _draws_left_alone():
+        with patch(_SETTINGS), _draws_left_alone():
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
     note("compiling", seconds=time.perf_counter() - start)

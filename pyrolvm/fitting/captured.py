@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,12 +13,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrolvm import capture
-from pyrolvm.capture import CaptureError, Recording, Runner
-from pyrolvm.fitting import bundles, updates
+from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, while_less
 from pyrolvm.fitting.bundles import Bundles
 from pyrolvm.fitting.rows import Batch
-from pyrolvm.fitting.updates import update_of
+from pyrolvm.fitting.updates import Update, update_of
 from pyrolvm.objectives import Objective
 from pyrolvm.programs import Minibatch, apart, module_of, modules_in_reach
 
@@ -58,7 +57,7 @@ class CapturedStep:
         _refuse_side_effects(loop, self.recording)
         self._loss_dtype = self._check_against_eager(batches[-1])
         self.bundles = Bundles(self.recording.leaves, loop.optimizer)
-        self.key = self._key(batches)
+        self.key = self._key()
         self._runner: Runner | None = None
 
     def _capacity(self) -> int:
@@ -80,7 +79,7 @@ class CapturedStep:
             leaves.extend(p for p, g in zip(self.loop.parameters, gradients, strict=True) if g is not None)
             return (loss.detach(), *(g.detach() for g in gradients if g is not None))
 
-        return capture.record(loss_and_gradients, inputs, leaves)
+        return record(loss_and_gradients, inputs, leaves)
 
     def _loss(self, *inputs: Tensor) -> Tensor:
         loop, args = self.loop, list(inputs)
@@ -108,11 +107,11 @@ class CapturedStep:
                 )
         return loss.dtype
 
-    def _key(self, batches: Sequence[Batch]) -> str:
+    def _key(self) -> str:
         """The graph, the optimizer's rule, all shapes, and the code that puts them together."""
-        tensors = (*self._carried(), *self._read(batches[:1], self.loop.rates(1)))
-        shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in tensors]
-        sources = [inspect.getsource(part) for part in (bundles, capture, updates, CapturedStep)]
+        shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in self._example(1)]
+        parts = (CapturedStep, Bundles, Update, CaptureError)
+        sources = [inspect.getsource(sys.modules[part.__module__]) for part in parts]
         return "\n".join(map(str, (self.recording.graph.code, self.bundles, shapes, self.most_steps, *sources)))
 
     def compile(self) -> None:
@@ -121,9 +120,8 @@ class CapturedStep:
         Raises:
             CaptureError: If it cannot be compiled, or gives other numbers.
         """
-        batch = next(self.batches.epoch(self.loop.seed, 0))
-        tensors = (*self._carried(), *self._read([batch] * _CHECKED_STEPS, self.loop.rates(_CHECKED_STEPS)))
-        runner = capture.compiled(self._loop, (torch.tensor(_CHECKED_STEPS), *tensors), self.key)
+        tensors = self._example(_CHECKED_STEPS)
+        runner = compiled(self._loop, (torch.tensor(_CHECKED_STEPS), *tensors), self.key)
         with apart():
             found = runner(torch.tensor(_CHECKED_STEPS), *tensors)
             noise = torch.get_rng_state()
@@ -148,7 +146,7 @@ class CapturedStep:
     def _loop(self, last: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Steps from the one that is carried up to the last."""
         carried, read = tensors[: self._num_carried], tensors[self._num_carried :]
-        return capture.while_less(self.body, last, carried, read)
+        return while_less(self.body, last, carried, read)
 
     def interpreted(self, last: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
         """What the compiled loop does, operation by operation.
@@ -215,34 +213,46 @@ class CapturedStep:
         """Take steps: parameters and optimizer are as after as many eager ones.
 
         Args:
-            batches: A batch for each step, at most ``most_steps``.
+            batches: A batch for each step.
 
         Returns:
             Losses, shape (num_steps,), nats.
         """
         runner = self._runner or self.interpreted
         rates = self.loop.rates(len(batches))
+        numbers = torch.from_numpy(self.bundles.schedule(len(batches), rates))
+        tensors = [*self.bundles.tensors(), *self.recording.buffers]
+        losses = []
         with torch.no_grad():
-            _, losses, *after = runner(torch.tensor(len(batches)), *self._carried(), *self._read(batches, rates))
-            self.bundles.write(after, len(batches), rates)
-            for buffer, value in zip(self.recording.buffers, after[len(self.bundles) :], strict=True):
+            for start in range(0, len(batches), self.most_steps):
+                part = batches[start : start + self.most_steps]
+                read = self._read(part, numbers[start : start + self.most_steps])
+                _, loss, *tensors = runner(torch.tensor(len(part)), *self._start(), *tensors, *read)
+                losses.append(loss[: len(part)])
+            self.bundles.write(tensors, len(batches), rates)
+            for buffer, value in zip(self.recording.buffers, tensors[len(self.bundles) :], strict=True):
                 buffer.copy_(value)
-        return losses[: len(batches)]
+        return torch.cat(losses)
 
-    def _carried(self) -> tuple[Tensor, ...]:
-        first = self.recording.leaves[0]
-        number = torch.zeros((), dtype=torch.int64, device=first.device)
-        losses = torch.zeros(self.most_steps, dtype=self._loss_dtype, device=first.device)
-        return (number, losses, *self.bundles.tensors(), *self.recording.buffers)
+    def _example(self, num_steps: int) -> tuple[Tensor, ...]:
+        """Arguments of the compiled loop after the number of steps, for the first batch over and over."""
+        batch = next(self.batches.epoch(self.loop.seed, 0))
+        numbers = torch.from_numpy(self.bundles.schedule(num_steps, self.loop.rates(num_steps)))
+        read = self._read([batch] * num_steps, numbers)
+        return (*self._start(), *self.bundles.tensors(), *self.recording.buffers, *read)
 
-    def _read(self, batches: Sequence[Batch], rates: np.ndarray | None) -> tuple[Tensor, ...]:
-        """The schedule, constants, and what the batches hold."""
-        numbers = self.bundles.schedule(len(batches), rates)
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """The number of the first step, and room for losses."""
         device = self.recording.leaves[0].device
-        schedule = torch.zeros(self.most_steps, numbers.shape[1], dtype=torch.float64)
-        schedule[: len(batches)] = torch.from_numpy(numbers)
+        losses = torch.zeros(self.most_steps, dtype=self._loss_dtype, device=device)
+        return torch.zeros((), dtype=torch.int64, device=device), losses
+
+    def _read(self, batches: Sequence[Batch], numbers: Tensor) -> tuple[Tensor, ...]:
+        """The schedule, constants, and what the batches hold."""
+        schedule = torch.zeros(self.most_steps, numbers.shape[1], dtype=torch.float64, device="cpu")
+        schedule[: len(batches)] = numbers
         constants = [constant.detach().contiguous() for constant in self.recording.constants]
-        return (schedule.to(device), *constants, *self._rows(batches))
+        return (schedule.to(self.recording.leaves[0].device), *constants, *self._rows(batches))
 
     def _rows(self, batches: Sequence[Batch]) -> tuple[Tensor, ...]:
         """Where rows of each step lie in the data, their numbers, and the data; or all the data alone."""

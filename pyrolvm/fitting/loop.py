@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,8 @@ class Loop:
 
     def _stream(self) -> Iterator[Batch]:
         """Batches for ever, from the step where the loop is."""
+        if self.batches.batch_size is None:
+            yield from repeat(self.batches.first(self.seed))
         epoch, skipped = divmod(self._step, self.batches.steps_per_epoch)
         while True:
             for number, batch in enumerate(self.batches.epoch(self.seed, epoch)):

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from pyrolvm import capture
-from pyrolvm.capture import CaptureError
+from pyrolvm.capture import CaptureError, is_cached, note, noted
 from pyrolvm.fitting.captured import CapturedStep
 from pyrolvm.fitting.precheck import passes_checks
 from pyrolvm.fitting.rows import Batch
@@ -54,8 +53,7 @@ class Pace:
     def block_size(self) -> int:
         """Steps in the next block."""
         if self.captured is not None:
-            steps = _EAGER if self._compiled == inf else int(_SECONDS / self._compiled)
-            return max(1, min(self.captured.most_steps, steps))
+            return _EAGER if self._compiled == inf else max(1, int(_SECONDS / self._compiled))
         if self._is_settled or self._num_blocks > 2:
             return _EAGER
         return 1 if self.choice is True else _TRIAL
@@ -128,15 +126,15 @@ class Pace:
     def _capture(self, loop: "Loop", batches: Sequence[Batch], remaining: int, say: Callable[[str], None]) -> None:
         """Compile the step if that pays."""
         hint = _hint(loop)
-        known = capture.noted(capture.noted(hint).get("key", ""))
+        known = noted(noted(hint).get("key", ""))
         if self._recorded is None:
             cost = _RECORD_SECONDS + (0 if "library" in known else _cold_seconds())
             if not self._pays(remaining, known.get("step_seconds", 0.0), cost) or not _is_checked(loop):
                 return
             self._recorded = CapturedStep(loop, batches)
         recorded = self._recorded
-        cached = capture.is_cached(recorded.key)
-        step = capture.noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
+        cached = is_cached(recorded.key)
+        step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
         if not self._pays(remaining, step, 0 if cached else _cold_seconds()):
             return
         start = time.perf_counter()
@@ -145,7 +143,7 @@ class Pace:
             recorded.compile()
         finally:
             say("fit")
-        capture.note(hint, key=recorded.key)
+        note(hint, key=recorded.key)
         self.captured, self._compiled = recorded, inf
         source = "from the cache" if cached else f"in {time.perf_counter() - start:.1f} s"
         self.reason = f"compiled {source}, after {loop.num_steps} eager steps"
@@ -164,7 +162,7 @@ class Pace:
     def note(self) -> None:
         """Keep how long a compiled step takes, for the next fit to choose by."""
         if self.captured is not None and self._compiled < inf:
-            capture.note(self.captured.key, step_seconds=self._compiled)
+            note(self.captured.key, step_seconds=self._compiled)
             self.reason += f"; a step takes {_ms(self._compiled)}"
 
 
@@ -184,7 +182,7 @@ def _hint(loop: "Loop") -> str:
 
 def _cold_seconds() -> float:
     """How long compiling takes on this machine."""
-    return float(capture.noted("compiling").get("seconds", _COLD_SECONDS))
+    return float(noted("compiling").get("seconds", _COLD_SECONDS))
 
 
 def _ms(seconds: float) -> str:
