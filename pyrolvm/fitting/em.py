@@ -3,26 +3,37 @@
 import math
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from pyrolvm.fitting.batches import batches_of
+from pyrolvm.fitting.em_data import rows_of
+from pyrolvm.fitting.em_runs import Bar, Options, Run, climb
+from pyrolvm.fitting.em_sums import Sums, opened, runs_at_once
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.seeding import seeded
 
 __all__ = ["ExpectationMaximization", "fit_em"]
 
+_START_ROWS = 65_536  # at most so many rows are used to find a start,
+_START_ROWS_EACH = 256  # or so many for each component
+
 
 @runtime_checkable
 class ExpectationMaximization(Protocol):
     """What `fit_em` asks of a model, which is a torch module; `lvm.models.GaussianMixture` has it.
+
+    Restarts run at once, so both steps are functions of the parameters of R runs. Parameters and statistics are each a
+    `NamedTuple` of tensors whose first dimension is R; in all else they are the model's own affair. Nothing may be
+    read from a tensor, and nothing raised, on account of one run: where it has no maximum, its parameters are NaN.
+
+    A model may also say `num_components` (it then wants as many rows), `degenerate` (components that make the
+    likelihood spurious) and `numbers_per_row` (how many numbers `expect` holds for each row and run, from which the
+    size of chunks is chosen).
 
     Example:
         >>> from pyrolvm.models import GaussianMixture
@@ -34,40 +45,27 @@ class ExpectationMaximization(Protocol):
         """The data as a tensor, or an error."""
         ...
 
-    def initialize(self, x: Float[Tensor, "num_data num_features"], seed: int | None = 0) -> Any:
-        """Set the parameters to a start."""
+    def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> Any:
+        """Parameters of R runs to start from, one for each seed and depending on that seed only."""
         ...
 
-    def expect(self, x: Float[Tensor, "batch num_features"]) -> tuple[Float[Tensor, "batch"], Any]:
-        """The E-step on some rows: their log densities in nats, and statistics that can be added up."""
+    def expect(
+        self, parameters: Any, x: Float[Tensor, "batch num_features"]
+    ) -> tuple[Float[Tensor, "runs batch"], Any]:
+        """The E-step on some rows: their log densities in nats, and statistics, which are added up in float64."""
         ...
 
-    def maximize_expected(self, statistics: Any) -> None:
-        """The M-step from the statistics of all rows."""
+    def maximize_expected(self, parameters: Any, statistics: Any) -> Any:
+        """The M-step: new parameters from the statistics of all rows, taken with the old ones."""
         ...
 
+    def get_parameters(self) -> Any:
+        """The model's own parameters, as those of one run."""
+        ...
 
-@dataclass(frozen=True)
-class _Options:
-    num_iterations: int
-    tolerance: float
-    batch_size: int | None
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One climb: losses after each iteration, and how it ended."""
-
-    losses: list[float]
-    converged: bool
-    gain: float
-    degenerate: tuple[int, ...]
-
-    def beats(self, other: "_Run", margin: float) -> bool:
-        """Whether it is free of spurious spikes where the other is not, or of a higher likelihood (by a margin)."""
-        if bool(self.degenerate) != bool(other.degenerate):
-            return not self.degenerate
-        return self.losses[-1] < other.losses[-1] - margin
+    def set_parameters(self, parameters: Any) -> None:
+        """Set the model's own to those of one run; a ValueError says why they are NaN, and changes nothing."""
+        ...
 
 
 def fit_em(
@@ -86,15 +84,17 @@ def fit_em(
     Each iteration sets the parameters to the maximum of E[log p(x, z)] under p(z | x) at the parameters before, which
     cannot lower the log-likelihood. It climbs to a local maximum, slowly where components overlap, so it is restarted
     and the best run is kept; runs with a degenerate component (a spurious spike, mostly) count only if all have one.
+    Restarts run at once, as far as memory allows, and data are gone through in chunks, a memory map's on disk.
 
     Args:
         model: A model with both steps in closed form; its parameters are set in place. It computes where it is.
-        data: A tensor, an array, a torch Dataset, or a DataLoader (whose dataset is used), shape (N, D).
+        data: A tensor, an array, a memory map (`np.load(path, mmap_mode="r")`), a torch Dataset, or a DataLoader (whose
+            dataset is used), shape (N, D).
         num_iterations: At most so many iterations in each run.
         tolerance: A run has converged when an iteration adds less than this to the log-likelihood, in nats per row.
-        num_restarts: Runs from the starts `model.initialize(x, seed)`, `seed + 1`, ...; 0 for one run from where the
-            model's parameters are.
-        batch_size: Rows in memory at once in the E-step; None for all. The result is the same, up to rounding.
+        num_restarts: Runs from the starts `model.initialize(x, seed)`, `seed + 1`, ... (found on 65,536 rows where
+            there are more); 0 for one run from where the model's parameters are.
+        batch_size: Rows of a chunk; None for as many as suit the machine. The result is the same, up to rounding.
         progress: Whether to show a progress bar.
         seed: An integer leaves the caller's generators as they were; None draws from them.
 
@@ -125,12 +125,16 @@ def fit_em(
             "'model' must have an E-step and an M-step, as lvm.models.GaussianMixture has; got "
             f"{type(model).__name__}. Use lvm.fit(model, guide, data)."
         )
-    options = _checked_options(num_iterations, tolerance, batch_size)
+    options = _checked_options(num_iterations, tolerance)
+    if batch_size is not None:
+        _check_count(batch_size, "batch_size", 1)
     _check_count(num_restarts, "num_restarts", 0)
-    x = _as_rows(model, data)
+    seeds = _seeds(num_restarts, seed)
+    rows = rows_of(model, data)
     begin = time.perf_counter()
-    best, num_failed = _best_run(model, x, options, _starts(num_restarts, seed), progress)
-    _warn_if_doubtful(best, options, num_failed)
+    with opened(model, rows, batch_size) as sums:
+        best, num_failed = _best_run(model, sums, options, seeds, progress)
+    _warn_if_doubtful(best, _degenerate(model), options, num_failed)
     return FitResult(
         model=model,
         guide=None,
@@ -141,101 +145,91 @@ def fit_em(
     )
 
 
-def _as_rows(model: Any, data: Any) -> Float[Tensor, "num_data num_features"]:
-    """The data as one tensor that the model accepts."""
-    data = data.dataset if isinstance(data, DataLoader) else data
-    args = batches_of(data, None, model).first(0).args
-    if len(args) != 1:
-        raise TypeError(f"'data' must be one array of shape (N, D); got {len(args)}. Leave out labels.")
-    x = model.check_data(args[0])
-    num_components = getattr(model, "num_components", 1)
-    if len(x) < num_components:
-        raise ValueError(
-            f"'data' must have at least as many rows as components, {num_components}; got {len(x)}. "
-            f"Pass num_components={len(x)} or fewer to the model."
-        )
-    return x
-
-
-def _starts(num_restarts: int, seed: int | None) -> list[int | None]:
-    """Seeds of the starts; None stands for the parameters as they are."""
+def _seeds(num_restarts: int, seed: int | None) -> list[int]:
+    """Seeds of the starts."""
     with seeded(seed):  # refuses what is no seed
         base = int(torch.randint(2**31, (), device="cpu")) if seed is None else int(seed)
-    return [base + i for i in range(num_restarts)] or [None]
+    return [base + i for i in range(num_restarts)]
 
 
-def _best_run(model: Any, x: Tensor, options: _Options, starts: list[int | None], progress: bool) -> tuple[_Run, int]:
-    """The best of the runs, whose parameters the model ends with, and how many failed."""
+def _best_run(model: Any, sums: Sums, options: Options, seeds: list[int], progress: bool) -> tuple[Run, int]:
+    """The best of the runs, whose parameters the model ends with, also when interrupted; and how many failed."""
     state = deepcopy(model.state_dict())
-    best: _Run | None = None
-    failures = []
-    bar = tqdm(total=options.num_iterations * len(starts), desc="EM", unit="iteration", disable=not progress)
+    ended: dict[int, Run] = {}
+    best: Run | None = None
+    bar = Bar(options.num_iterations, max(1, len(seeds)), progress)
     try:
-        for start in starts:
-            try:
-                if start is not None:
-                    model.initialize(x, seed=start)
-                run = _climb(model, x, options, bar)
-                if best is None or run.beats(best, options.tolerance * len(x)):
-                    best, state = run, deepcopy(model.state_dict())
-            except (torch.linalg.LinAlgError, FloatingPointError) as failure:  # unbounded likelihood, or overflow
-                failures.append(failure)
+        _run_all(model, sums, options, seeds, bar, ended)
     finally:
         bar.close()
+        honest = [run for _, run in sorted(ended.items()) if not run.failed]
+        best = _best_of(model, honest, options.tolerance * len(sums.rows))
         model.load_state_dict(state)
+        if best is not None:
+            model.set_parameters(best.parameters)
     if best is None:
-        raise ValueError(str(failures[0])) from failures[0]
-    return best, len(failures)
+        raise _reason(model, ended[0], sums.rows.dtype)
+    return best, len(ended) - len(honest)
 
 
-def _climb(model: Any, x: Tensor, options: _Options, bar: Any) -> _Run:
-    """Iterate from where the model is."""
-    log_likelihood, statistics = _expect(model, x, options.batch_size)
-    noise = 10 * torch.finfo(x.dtype).eps
-    losses: list[float] = []
-    converged, gain = False, math.inf
-    while len(losses) < options.num_iterations and not converged:
-        model.maximize_expected(statistics)
-        before = log_likelihood
-        log_likelihood, statistics = _expect(model, x, options.batch_size)
-        losses.append(-log_likelihood)
-        gain = (log_likelihood - before) / len(x)
-        converged = -max(options.tolerance, noise * abs(before) / len(x)) <= gain <= options.tolerance
-        bar.set_postfix(log_likelihood=f"{log_likelihood:.4f}", refresh=False)
-        bar.update()
-    bar.total -= options.num_iterations - len(losses)
-    bar.refresh()
-    return _Run(losses, converged, gain, tuple(getattr(model, "degenerate", ())))
+def _run_all(model: Any, sums: Sums, options: Options, seeds: list[int], bar: Bar, ended: dict[int, Run]) -> None:
+    """Put runs into `ended` as they end; as many at once as fit into memory."""
+    for first, parameters in _starts(model, sums, seeds):
+        for i, run in climb(model, sums, parameters, options, bar):
+            ended[first + i] = run
+            bar.skip(options.num_iterations - len(run.losses))
 
 
-def _expect(model: Any, x: Tensor, batch_size: int | None) -> tuple[float, Any]:
-    """Total log-likelihood in nats and the statistics of all rows, chunk by chunk."""
-    total, statistics = None, None
-    for rows in x.split(batch_size or len(x)):
-        log_density, part = model.expect(rows)
-        chunk = log_density.double().sum()
-        total = chunk if total is None else total + chunk
-        statistics = part if statistics is None else statistics + part
-    assert total is not None
-    log_likelihood = float(total)
-    if not math.isfinite(log_likelihood):
-        raise FloatingPointError(
-            f"the log-likelihood is {log_likelihood}: values overflow in {x.dtype}. Standardize the data, or use "
-            "model.double()."
-        )
-    return log_likelihood, statistics
+def _starts(model: Any, sums: Sums, seeds: list[int]) -> Iterator[tuple[int, Any]]:
+    """Parameters of the runs at once, after the number of the first; without seeds those of the model."""
+    if not seeds:
+        yield 0, model.get_parameters()
+        return
+    some = sums.rows.some(max(_START_ROWS, _START_ROWS_EACH * getattr(model, "num_components", 1)))
+    size = runs_at_once(model)
+    for first in range(0, len(seeds), size):
+        yield first, model.starts(some, seeds[first : first + size])
 
 
-def _warn_if_doubtful(run: _Run, options: _Options, num_failed: int) -> None:
+def _best_of(model: Any, runs: list[Run], margin: float) -> Run | None:
+    """The first run of the highest likelihood (by a margin), spurious spikes last; leaves the model at some run."""
+    best: tuple[bool, Run] | None = None
+    for run in runs:
+        model.set_parameters(run.parameters)
+        spurious = bool(_degenerate(model))
+        if best is None or (run.losses[-1] < best[1].losses[-1] - margin if spurious == best[0] else not spurious):
+            best = spurious, run
+    return None if best is None else best[1]
+
+
+def _degenerate(model: Any) -> tuple[int, ...]:
+    return tuple(getattr(model, "degenerate", ()))
+
+
+def _reason(model: Any, run: Run, dtype: torch.dtype) -> ValueError:
+    """Why a run failed."""
+    state = deepcopy(model.state_dict())
+    try:
+        model.set_parameters(run.parameters)
+    except ValueError as error:  # the M-step found no maximum
+        return error
+    model.load_state_dict(state)
+    return ValueError(
+        f"the log-likelihood is {run.log_likelihood}: values overflow in {dtype}. Standardize the data, or use "
+        "model.double()."
+    )
+
+
+def _warn_if_doubtful(run: Run, degenerate: tuple[int, ...], options: Options, num_failed: int) -> None:
     doubts = []
     if not run.converged:
         doubts.append(
             f"EM did not converge in {options.num_iterations} iterations: the last one still added {run.gain:.2g} nats "
             "per row. Raise num_iterations or tolerance."
         )
-    if run.degenerate:
+    if degenerate:
         doubts.append(
-            f"Components {list(run.degenerate)} explain no row, or have hardly more variance than the regularization "
+            f"Components {list(degenerate)} explain no row, or have hardly more variance than the regularization "
             "in some direction: the likelihood may be a spurious spike. Use fewer components or a simpler covariance."
         )
     if num_failed:
@@ -244,13 +238,11 @@ def _warn_if_doubtful(run: _Run, options: _Options, num_failed: int) -> None:
         warnings.warn(" ".join(doubts), stacklevel=3)
 
 
-def _checked_options(num_iterations: int, tolerance: float, batch_size: int | None) -> _Options:
+def _checked_options(num_iterations: int, tolerance: float) -> Options:
     _check_count(num_iterations, "num_iterations", 1)
-    if batch_size is not None:
-        _check_count(batch_size, "batch_size", 1)
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"'tolerance' must be a number of at least 0, in nats per row; got {tolerance}.")
-    return _Options(num_iterations, tolerance, batch_size)
+    return Options(num_iterations, tolerance)
 
 
 def _check_count(value: Any, name: str, least: int) -> None:

@@ -1,7 +1,7 @@
 """The four kinds of covariance of a Gaussian mixture: how each is stored, used and estimated.
 
-A kind is stored as a scale (the root of the covariance), which has the shape of the covariance:
-full (K, D, D), tied (D, D), diagonal (K, D), spherical (K,).
+A kind is stored as a root of the covariance, its scale, which has the shape of the covariance: full (K, D, D), tied
+(D, D), diagonal (K, D), spherical (K,). Any number of dimensions may lead, for instance runs at once.
 """
 
 from abc import ABC, abstractmethod
@@ -31,11 +31,13 @@ class Covariance(ABC):
     Attributes:
         parameter: Name of the parameter that holds the scale.
         constraint: Its constraint.
+        num_dims: Dimensions of a scale; one more than that are runs.
         per_component: Whether each component has a covariance of its own.
     """
 
     parameter: str
     constraint: constraints.Constraint
+    num_dims: int
     per_component: bool = True
 
     @abstractmethod
@@ -49,21 +51,31 @@ class Covariance(ABC):
         """The Gaussians of the components z, batch shape that of z, event shape (D,)."""
 
     @abstractmethod
-    def second_moments(
+    def multiply(
+        self, root: Tensor, vectors: Float[Tensor, "*runs num_components num_features batch"]
+    ) -> Float[Tensor, "*runs num_components num_features batch"]:
+        """Each component's root times its vectors."""
+
+    @abstractmethod
+    def moments(
         self,
-        weights: Float[Tensor, "batch num_components"],
-        differences: Float[Tensor, "batch num_components num_features"],
-    ) -> Tensor:
-        """Weighted sums over the rows of squares (or outer products) of the differences."""
+        weights: Float[Tensor, "*runs num_components batch"],
+        vectors: Float[Tensor, "*runs num_components num_features batch"],
+    ) -> tuple[Float[Tensor, "*runs num_components num_features"], Tensor]:
+        """Weighted sums over the batch of vectors, and of their squares or outer products (as the covariance is)."""
 
     @abstractmethod
     def estimate(
         self,
-        counts: Float[Tensor, "num_components"],
-        shifts: Float[Tensor, "num_components num_features"],
+        counts: Float[Tensor, "*runs num_components"],
+        shifts: Float[Tensor, "*runs num_components num_features"],
         second_moments: Tensor,
     ) -> Tensor:
         """The covariance about the means, given second moments about points that are `shifts` away from them."""
+
+    @abstractmethod
+    def transform(self, covariance: Tensor, root: Tensor) -> Tensor:
+        """The covariance of root times a vector with a given covariance."""
 
     @abstractmethod
     def regularize(self, covariance: Tensor, amount: float) -> Tensor:
@@ -71,11 +83,19 @@ class Covariance(ABC):
 
     @abstractmethod
     def scale(self, covariance: Tensor) -> Tensor:
-        """The scale of a covariance; SingularCovarianceError where there is none."""
+        """The scale of a covariance; NaN for those that are not positive definite."""
 
     @abstractmethod
     def covariance(self, scale: Tensor) -> Tensor:
         """The covariance of a scale."""
+
+    @abstractmethod
+    def invert(self, root: Tensor) -> Tensor:
+        """The inverse of a root."""
+
+    @abstractmethod
+    def log_determinant(self, scale: Tensor, num_features: int) -> Float[Tensor, "*runs num_components"]:
+        """Log determinants of a scale, shape (..., K), or (..., 1) where it is shared."""
 
     @abstractmethod
     def smallest(self, covariance: Tensor) -> Tensor:
@@ -85,6 +105,24 @@ class Covariance(ABC):
     def num_parameters(self, num_components: int, num_features: int) -> int:
         """Free parameters of the covariances."""
 
+    def refuse_singular(self, scale: Tensor) -> None:
+        """Say which component has no scale.
+
+        Args:
+            scale: Of one run.
+
+        Raises:
+            SingularCovarianceError: If `scale` gave NaN for a component.
+        """
+        singular = scale.isnan().flatten(int(self.per_component)).any(-1) if scale.dim() > 1 else scale.isnan()
+        if not singular.any():
+            return
+        which = f"component {int(singular.nonzero()[0])}" if self.per_component else "the components together"
+        raise SingularCovarianceError(
+            f"the covariance of {which} is singular: its rows lie on a point, a line or a plane, and the likelihood "
+            "has no maximum. Pass a regularization above 0 to the model, fewer components, or a simpler covariance."
+        )
+
 
 class _Matrix(Covariance):
     """What the kinds with covariance matrices share; the scale is the Cholesky factor."""
@@ -92,16 +130,25 @@ class _Matrix(Covariance):
     parameter = "scale_tril"
     constraint = constraints.lower_cholesky
 
+    def transform(self, covariance: Tensor, root: Tensor) -> Tensor:
+        return root @ covariance @ root.mT
+
     def regularize(self, covariance: Tensor, amount: float) -> Tensor:
         return covariance + amount * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
 
     def scale(self, covariance: Tensor) -> Tensor:
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        _refuse(failed != 0)
-        return factor
+        rest = factor.diagonal(dim1=-2, dim2=-1).square()  # variances given the features before
+        rounding = covariance.shape[-1] * torch.finfo(covariance.dtype).eps
+        sound = (failed == 0) & (rest > rounding * covariance.diagonal(dim1=-2, dim2=-1)).all(-1)
+        return torch.where(sound[..., None, None], factor, torch.nan)
 
     def covariance(self, scale: Tensor) -> Tensor:
         return scale @ scale.mT
+
+    def invert(self, root: Tensor) -> Tensor:
+        identity = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+        return torch.linalg.solve_triangular(root, identity, upper=False)
 
     def smallest(self, covariance: Tensor) -> Tensor:
         return torch.linalg.eigvalsh(covariance)[..., 0]
@@ -113,19 +160,26 @@ class _Axes(Covariance):
     parameter = "scale"
     constraint = constraints.positive
 
+    def transform(self, covariance: Tensor, root: Tensor) -> Tensor:
+        return covariance * root.square()
+
     def regularize(self, covariance: Tensor, amount: float) -> Tensor:
         return covariance + amount
 
     def scale(self, covariance: Tensor) -> Tensor:
-        _refuse(~(self.smallest(covariance) > 0))
-        return covariance.sqrt()
+        return torch.where(covariance > 0, covariance, torch.nan).sqrt()
 
     def covariance(self, scale: Tensor) -> Tensor:
         return scale.square()
 
+    def invert(self, root: Tensor) -> Tensor:
+        return root.reciprocal()
+
 
 class Full(_Matrix):
     """A covariance matrix for each component."""
+
+    num_dims = 3
 
     def initial(self, num_components: int, num_features: int) -> Tensor:
         return torch.eye(num_features).repeat(num_components, 1, 1)
@@ -133,11 +187,18 @@ class Full(_Matrix):
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.MultivariateNormal(loc, scale_tril=Vindex(scale)[..., z, :, :])
 
-    def second_moments(self, weights: Tensor, differences: Tensor) -> Tensor:
-        return torch.einsum("nkd,nke->kde", weights.unsqueeze(-1) * differences, differences)
+    def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
+        return root @ vectors
+
+    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        weighted = weights.unsqueeze(-2) * vectors
+        return weighted.sum(-1), weighted @ vectors.mT
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
-        return second_moments / counts[:, None, None] - shifts.unsqueeze(-1) * shifts.unsqueeze(-2)
+        return second_moments / counts[..., None, None] - shifts.unsqueeze(-1) * shifts.unsqueeze(-2)
+
+    def log_determinant(self, scale: Tensor, num_features: int) -> Tensor:
+        return scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def num_parameters(self, num_components: int, num_features: int) -> int:
         return num_components * num_features * (num_features + 1) // 2
@@ -146,6 +207,7 @@ class Full(_Matrix):
 class Tied(_Matrix):
     """One covariance matrix for all components."""
 
+    num_dims = 2
     per_component = False
 
     def initial(self, num_components: int, num_features: int) -> Tensor:
@@ -154,11 +216,19 @@ class Tied(_Matrix):
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.MultivariateNormal(loc, scale_tril=scale)
 
-    def second_moments(self, weights: Tensor, differences: Tensor) -> Tensor:
-        return torch.einsum("nkd,nke->de", weights.unsqueeze(-1) * differences, differences)
+    def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
+        return root.unsqueeze(-3) @ vectors
+
+    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        weighted = weights.unsqueeze(-2) * vectors
+        return weighted.sum(-1), (weighted @ vectors.mT).sum(-3)
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
-        return (second_moments - torch.einsum("k,kd,ke->de", counts, shifts, shifts)) / counts.sum()
+        between = (counts.unsqueeze(-1) * shifts).mT @ shifts
+        return (second_moments - between) / counts.sum(-1)[..., None, None]
+
+    def log_determinant(self, scale: Tensor, num_features: int) -> Tensor:
+        return scale.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
 
     def num_parameters(self, num_components: int, num_features: int) -> int:
         return num_features * (num_features + 1) // 2
@@ -167,17 +237,26 @@ class Tied(_Matrix):
 class Diagonal(_Axes):
     """A variance for each component and feature."""
 
+    num_dims = 2
+
     def initial(self, num_components: int, num_features: int) -> Tensor:
         return torch.ones(num_components, num_features)
 
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(loc, Vindex(scale)[..., z, :]).to_event(1)
 
-    def second_moments(self, weights: Tensor, differences: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->kd", weights, differences.square())
+    def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
+        return root.unsqueeze(-1) * vectors
+
+    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        columns = weights.unsqueeze(-1)
+        return (vectors @ columns).squeeze(-1), (vectors.square() @ columns).squeeze(-1)
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
         return second_moments / counts.unsqueeze(-1) - shifts.square()
+
+    def log_determinant(self, scale: Tensor, num_features: int) -> Tensor:
+        return scale.log().sum(-1)
 
     def smallest(self, covariance: Tensor) -> Tensor:
         return covariance.amin(-1)
@@ -189,17 +268,26 @@ class Diagonal(_Axes):
 class Spherical(_Axes):
     """One variance for each component."""
 
+    num_dims = 1
+
     def initial(self, num_components: int, num_features: int) -> Tensor:
         return torch.ones(num_components)
 
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(loc, Vindex(scale)[..., z].unsqueeze(-1)).to_event(1)
 
-    def second_moments(self, weights: Tensor, differences: Tensor) -> Tensor:
-        return torch.einsum("nk,nkd->k", weights, differences.square())
+    def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
+        return root[..., None, None] * vectors
+
+    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        columns = weights.unsqueeze(-1)
+        return (vectors @ columns).squeeze(-1), (vectors.square() @ columns).sum((-2, -1))
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
         return (second_moments / counts - shifts.square().sum(-1)) / shifts.shape[-1]
+
+    def log_determinant(self, scale: Tensor, num_features: int) -> Tensor:
+        return num_features * scale.log()
 
     def smallest(self, covariance: Tensor) -> Tensor:
         return covariance
@@ -209,13 +297,3 @@ class Spherical(_Axes):
 
 
 KINDS: dict[str, Covariance] = {"full": Full(), "tied": Tied(), "diagonal": Diagonal(), "spherical": Spherical()}
-
-
-def _refuse(singular: Tensor) -> None:
-    if not singular.any():
-        return
-    which = f"component {int(singular.nonzero()[0])}" if singular.dim() else "the components together"
-    raise SingularCovarianceError(
-        f"the covariance of {which} is singular: its rows lie on a point, a line or a plane, and the likelihood has no "
-        "maximum. Pass a regularization above 0 to the model, fewer components, or a simpler covariance."
-    )

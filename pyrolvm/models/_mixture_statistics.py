@@ -1,87 +1,155 @@
-"""What the M-step of a Gaussian mixture needs of the data: sums over rows, which add up over chunks."""
+"""Both steps of EM for a Gaussian mixture, for several runs at once.
 
-from dataclasses import dataclass
+R runs share the data and have parameters of their own; R leads in every tensor. The E-step looks at each row in each
+component's own coordinates y = L^-1 (x - loc), with covariance L L^T: densities need |y|^2, and so do the moments that
+the M-step asks for, which are of order 1 there whatever the data's units, so that float32 is enough for products
+within a chunk; over chunks they are added in float64.
+"""
+
+import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from pyrolvm.models._covariances import Covariance
 
-__all__ = ["MixtureStatistics", "gather", "solve", "weighted_means"]
+__all__ = ["MixtureParameters", "MixtureStatistics", "empty", "expect", "gather", "maximize", "parameters_of", "unit"]
 
 _NOTHING = 1e-30  # rows; a component that explains less has left the data
+_LEAST = -80.0  # log ratio of responsibilities below which it counts as 0: the smallest of numbers are slow
+_AT_ONCE = 2**22  # numbers of `gather` that are held at once, three times: 100 MB
 
 
-@dataclass(frozen=True)
-class MixtureStatistics:
-    """Sums over rows of responsibilities, times differences of x from fixed centers, times their squares.
-
-    In float64, and about centers near the data (the means of the step before), so that nothing is lost to
-    cancellation and the order of summation does not matter beyond rounding.
+class MixtureParameters(NamedTuple):
+    """Parameters of R runs, with what the E-step derives from them once.
 
     Attributes:
-        counts: Sums of responsibilities in rows, shape (K,).
-        first: Sums of differences, shape (K, D).
-        second: Sums of squares or outer products of differences, shaped like the covariance.
-        centers: What differences are from, shape (K, D).
+        logits: Unnormalized log weights, in float64, shape (R, K).
+        locs: Means in the data's dtype, in which differences from them are taken, shape (R, K, D).
+        scale: Roots of the covariances, in float64, shape (R, ...); NaN where an M-step found none.
+        whitening: Inverses of the scale, in the data's dtype.
+        heights: Log of weight times density at the mean, in nats, less the largest; in the data's dtype, shape (R, K).
+        largest: The largest, in float64, shape (R, 1): what float32 need not carry through each row.
     """
 
-    counts: Float[Tensor, "num_components"]
-    first: Float[Tensor, "num_components num_features"]
+    logits: Float[Tensor, "runs num_components"]
+    locs: Float[Tensor, "runs num_components num_features"]
+    scale: Tensor
+    whitening: Tensor
+    heights: Float[Tensor, "runs num_components"]
+    largest: Float[Tensor, "runs 1"]
+
+
+class MixtureStatistics(NamedTuple):
+    """Sums over rows of responsibilities, times y, times its squares.
+
+    Attributes:
+        counts: Sums of responsibilities in rows, shape (R, K).
+        first: Sums of y, shape (R, K, D).
+        second: Sums of squares or outer products of y, shaped like the covariances.
+    """
+
+    counts: Float[Tensor, "runs num_components"]
+    first: Float[Tensor, "runs num_components num_features"]
     second: Tensor
-    centers: Float[Tensor, "num_components num_features"]
 
-    def __add__(self, other: "MixtureStatistics") -> "MixtureStatistics":
-        first, second = self.first + other.first, self.second + other.second
-        return MixtureStatistics(self.counts + other.counts, first, second, self.centers)
 
-    @property
-    def empty(self) -> Bool[Tensor, "num_components"]:
-        """Which components explain no row, shape (K,)."""
-        return self.counts < _NOTHING
+def parameters_of(
+    kind: Covariance,
+    logits: Float[Tensor, "runs num_components"],
+    locs: Float[Tensor, "runs num_components num_features"],
+    scale: Tensor,
+    dtype: torch.dtype,
+) -> MixtureParameters:
+    """Parameters with what is derived from them.
+
+    Args:
+        kind: The kind of covariance.
+        logits: Unnormalized log weights.
+        locs: Means.
+        scale: Roots of the covariances.
+        dtype: The data's.
+    """
+    logits, scale = logits.double(), scale.double()
+    num_features = locs.shape[-1]
+    heights = (
+        logits.log_softmax(-1) - kind.log_determinant(scale, num_features) - num_features / 2 * math.log(2 * math.pi)
+    )
+    largest = heights.amax(-1, keepdim=True)
+    whitening = kind.invert(scale).to(dtype)
+    return MixtureParameters(logits, locs.to(dtype), scale, whitening, (heights - largest).to(dtype), largest)
+
+
+def unit(kind: Covariance, locs: Float[Tensor, "runs num_components num_features"]) -> MixtureParameters:
+    """Equal weights and unit covariances about given means: coordinates for `gather` where there is no model yet.
+
+    Args:
+        kind: The kind of covariance.
+        locs: Means, near the data, in float64.
+    """
+    num_runs, num_components, num_features = locs.shape
+    scale = kind.initial(num_components, num_features).to(locs).expand(num_runs, *[-1] * kind.num_dims)
+    return parameters_of(kind, locs.new_zeros(num_runs, num_components), locs, scale, locs.dtype)
+
+
+def expect(
+    kind: Covariance, parameters: MixtureParameters, x: Float[Tensor, "batch num_features"]
+) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
+    """The E-step on some rows: their log densities in nats, in float64, and the sums that the M-step needs.
+
+    Args:
+        kind: The kind of covariance.
+        parameters: Of R runs.
+        x: The rows.
+    """
+    vectors = _whiten(kind, parameters, x)
+    log_joint = torch.add(parameters.heights.unsqueeze(-1), vectors.square().sum(-2), alpha=-0.5)
+    log_density, responsibilities = _normalized(log_joint)
+    statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors))
+    return log_density + parameters.largest, statistics
 
 
 def gather(
     kind: Covariance,
-    x: Float[Tensor, "batch num_features"],
-    responsibilities: Float[Tensor, "batch num_components"],
-    centers: Float[Tensor, "num_components num_features"],
+    frame: MixtureParameters,
+    x: Float[Tensor, "num_data num_features"],
+    responsibilities: Num[Tensor, "runs num_components num_data"],
 ) -> MixtureStatistics:
-    """The statistics of some rows.
+    """The statistics of all rows, chunk by chunk, where responsibilities are given; in float64 throughout.
 
     Args:
         kind: The kind of covariance.
+        frame: In whose coordinates, in float64; `maximize` wants the same.
         x: The rows.
-        responsibilities: Of each component for each row; rows sum to 1.
-        centers: What differences are taken from.
+        responsibilities: Of each component for each row; columns sum to 1.
     """
-    weights = responsibilities.double()
-    differences = x.double().unsqueeze(-2) - centers.double()
-    first = torch.einsum("nk,nkd->kd", weights, differences)
-    return MixtureStatistics(weights.sum(0), first, kind.second_moments(weights, differences), centers.double())
+    size = max(1, _AT_ONCE // frame.locs.numel())
+    total: list[Tensor] = []
+    for rows, part in zip(x.split(size), responsibilities.split(size, -1), strict=True):
+        weights = part.double()
+        sums = weights.sum(-1), *kind.moments(weights, _whiten(kind, frame, rows.double()))
+        total = [a + b for a, b in zip(total, sums, strict=True)] if total else list(sums)
+    return MixtureStatistics(*total)
 
 
-def weighted_means(
-    x: Float[Tensor, "batch num_features"], responsibilities: Float[Tensor, "batch num_components"]
-) -> Float[Tensor, "num_components num_features"]:
-    """The best centers for `gather`: the means themselves; 0 for a component that explains no row.
+def empty(statistics: MixtureStatistics) -> Bool[Tensor, "runs num_components"]:
+    """Which components explain no row.
 
     Args:
-        x: The rows.
-        responsibilities: Of each component for each row.
+        statistics: Of all rows.
     """
-    weights = responsibilities.double()
-    return weights.mT @ x.double() / weights.sum(0).clamp_min(_NOTHING).unsqueeze(-1)
+    return statistics.counts < _NOTHING
 
 
-def solve(
+def maximize(
     kind: Covariance,
+    parameters: MixtureParameters,
     statistics: MixtureStatistics,
     regularization: float,
-    locs: Float[Tensor, "num_components num_features"],
-    current: Tensor,
-) -> tuple[Float[Tensor, "num_components"], Float[Tensor, "num_components num_features"], Tensor]:
+    dtype: torch.dtype,
+) -> MixtureParameters:
     """The maximum of the expected log joint density: the M-step.
 
     A component that explains no row has no term in it: it keeps its mean and covariance, and a weight of next to
@@ -89,23 +157,36 @@ def solve(
 
     Args:
         kind: The kind of covariance.
-        statistics: Of all rows.
+        parameters: With which the statistics were taken.
+        statistics: Of all rows, in float64.
         regularization: Added to the variances.
-        locs: The means so far.
-        current: The covariance so far.
+        dtype: The data's.
 
     Returns:
-        Logits of the weights, means, and scale.
-
-    Raises:
-        SingularCovarianceError: If a covariance is not positive definite.
+        Parameters, with a scale of NaN where a covariance is not positive definite.
     """
-    empty = statistics.empty
+    gone = empty(statistics)
     counts = statistics.counts.clamp_min(_NOTHING)
-    shifts = torch.where(empty.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
-    covariance = kind.regularize(kind.estimate(counts, shifts, statistics.second), regularization)
+    root = kind.invert(parameters.whitening.double())
+    shifts = torch.where(gone.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
+    covariance = kind.transform(kind.estimate(counts, shifts, statistics.second), root)
+    scale = kind.scale(kind.regularize(covariance, regularization))
     if kind.per_component:
-        keep = empty.reshape(-1, *[1] * (covariance.dim() - 1))
-        covariance = torch.where(keep, current.double(), covariance)
-    means = torch.where(empty.unsqueeze(-1), locs.double(), statistics.centers + shifts)
-    return (counts / counts.sum()).log(), means, kind.scale(covariance)
+        scale = torch.where(gone.reshape(gone.shape + (1,) * (kind.num_dims - 1)), parameters.scale, scale)
+    locs = parameters.locs.double() + kind.multiply(root, shifts.unsqueeze(-1)).squeeze(-1)
+    logits = (counts / counts.sum(-1, keepdim=True)).log()
+    return parameters_of(kind, logits, locs, scale, dtype)
+
+
+def _whiten(kind: Covariance, frame: MixtureParameters, x: Tensor) -> Float[Tensor, "runs num_components D batch"]:
+    """y of each row in the coordinates of each component; rows come last, where they are next to each other."""
+    return kind.multiply(frame.whitening, x.mT.contiguous() - frame.locs.unsqueeze(-1))
+
+
+def _normalized(log_joint: Tensor) -> tuple[Float[Tensor, "runs batch"], Tensor]:
+    """Log sums over components, and responsibilities, with one exponential for both; overwrites its argument."""
+    largest = log_joint.amax(-2, keepdim=True).clamp_min_(torch.finfo(log_joint.dtype).min)  # -inf less itself is NaN
+    ratios = log_joint.sub_(largest).clamp_min_(_LEAST).exp_()
+    ratios = torch.threshold_(ratios, 1.1 * math.exp(_LEAST), 0.0)
+    total = ratios.sum(-2, keepdim=True)
+    return (total.log() + largest).squeeze(-2), ratios.div_(total)

@@ -2,28 +2,36 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
-import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_probabilities, check_choice
+from pyrolvm.models._inputs import DataMatrix, as_count, as_probabilities, check_choice
 from pyrolvm.models._k_means import k_means
-from pyrolvm.models._mixture_statistics import MixtureStatistics, gather, solve, weighted_means
-from pyrolvm.programs import data_plate
-from pyrolvm.seeding import seeded
+from pyrolvm.models._mixture import Mixture
+from pyrolvm.models._mixture_statistics import (
+    MixtureParameters,
+    MixtureStatistics,
+    empty,
+    expect,
+    gather,
+    maximize,
+    parameters_of,
+    unit,
+)
 
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(PyroModule):
+class GaussianMixture(Mixture):
     """Mixture of Gaussians: p(x) = sum_k weight_k N(x; loc_k, covariance_k).
 
     z ~ Categorical(weights), x | z = k ~ N(loc_k, covariance_k). z is enumerated, so no guide is needed: fit it with
@@ -83,25 +91,6 @@ class GaussianMixture(PyroModule):
         """Options, for the printed form."""
         return f"{self.num_components}, {self.num_features}, {self.covariance!r}"
 
-    def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
-        """The Pyro program, with sites "z" (enumerated) and "x" in the data plate.
-
-        Args:
-            x: Data, shape (B, D); None to draw them.
-            size: How many rows to draw where x is None.
-
-        Returns:
-            The data, shape (B, D).
-
-        Raises:
-            ValueError: If x has the wrong shape. Values are looked at in `check_data` only.
-        """
-        data = None if x is None else as_batch(x, self.num_features, self._like)
-        weights = dist.Categorical(logits=self.logits)
-        with data_plate(as_count(size, "size") if data is None else data):
-            z = pyro.sample("z", weights, infer={"enumerate": "parallel"})
-            return pyro.sample("x", self.component(z), obs=data)
-
     def component(self, z: Int[Tensor, "*batch"]) -> dist.TorchDistribution:
         """The Gaussian of x given its component.
 
@@ -112,11 +101,6 @@ class GaussianMixture(PyroModule):
             A distribution with batch shape that of z and event shape (D,).
         """
         return self._kind.component(Vindex(self.locs)[..., z, :], getattr(self, self._kind.parameter), z)
-
-    @property
-    def weights(self) -> Float[Tensor, "num_components"]:
-        """Mixture weights, shape (K,), summing to 1."""
-        return self.logits.softmax(-1)
 
     @property
     def covariances(self) -> Tensor:
@@ -137,98 +121,6 @@ class GaussianMixture(PyroModule):
         bad = (smallest <= 2 * self.regularization) | (self.weights < 1e-12)
         return tuple(bad.nonzero().flatten().tolist())
 
-    def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
-        """Refuse data that the model cannot take; `fit` and `fit_em` call it once.
-
-        Args:
-            x: Data, shape (N, D).
-
-        Returns:
-            The data as a tensor of the model's dtype, on its device.
-
-        Raises:
-            TypeError: If x does not hold real numbers.
-            ValueError: If x has the wrong shape, no rows, or a value that is not finite; the first bad row is named.
-        """
-        return as_data(x, self.num_features, self._like.dtype, self._like.device)
-
-    def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
-        """log p(x) of each row, in nats: log sum_k weight_k N(x; loc_k, covariance_k).
-
-        Args:
-            x: Data, shape (N, D).
-
-        Returns:
-            Shape (N,).
-
-        Raises:
-            TypeError, ValueError: As `check_data`.
-        """
-        return self._log_joint(self.check_data(x)).logsumexp(-1)
-
-    def responsibilities(self, x: DataMatrix) -> Float[Tensor, "num_data num_components"]:
-        """p(z = k | x) of each row: the E-step.
-
-        Args:
-            x: Data, shape (N, D).
-
-        Returns:
-            Probabilities, shape (N, K); rows sum to 1.
-
-        Raises:
-            TypeError, ValueError: As `check_data`.
-        """
-        return self._log_joint(self.check_data(x)).softmax(-1)
-
-    def posterior(self, x: DataMatrix) -> dist.Categorical:
-        """p(z | x) of each row.
-
-        Args:
-            x: Data, shape (N, D).
-
-        Returns:
-            A distribution over 0..K-1 with batch shape (N,).
-
-        Raises:
-            TypeError, ValueError: As `check_data`.
-        """
-        return dist.Categorical(logits=self._log_joint(self.check_data(x)))
-
-    @torch.no_grad()
-    def sample(self, n: int, *, seed: int | None = None) -> tuple[Float[Tensor, "n num_features"], Int[Tensor, "n"]]:
-        """Draw rows with their components.
-
-        Args:
-            n: How many.
-            seed: An integer leaves the caller's generators as they were; None draws from them.
-
-        Returns:
-            Data of shape (n, D) and components of shape (n,).
-
-        Raises:
-            ValueError: If n is below 1.
-        """
-        with seeded(seed):
-            z = dist.Categorical(logits=self.logits).sample((as_count(n, "n"),))
-            return self.component(z).sample(), z
-
-    @torch.no_grad()
-    def aic(self, x: DataMatrix) -> float:
-        """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
-
-    def bic(self, x: DataMatrix) -> float:
-        """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
-
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "GaussianMixture":
         """Start from k-means: one k-means++ run on standardized data, then one M-step from its clusters.
 
@@ -242,9 +134,7 @@ class GaussianMixture(PyroModule):
         Raises:
             TypeError, ValueError: As `check_data`, and if x has fewer distinct rows than components.
         """
-        data = self.check_data(x)
-        labels = k_means(data, self.num_components, seed)
-        self.maximize(data, torch.nn.functional.one_hot(labels, self.num_components))
+        self.set_parameters(self.starts(self.check_data(x), [seed]))
         return self
 
     def maximize(self, x: DataMatrix, responsibilities: Float[Tensor, "num_data num_components"]) -> None:
@@ -263,51 +153,87 @@ class GaussianMixture(PyroModule):
                 covariance is singular (only with a regularization of next to nothing).
         """
         data = self.check_data(x)
-        weights = as_probabilities(responsibilities, (len(data), self.num_components), data)
+        weights = as_probabilities(responsibilities, (len(data), self.num_components), data).double()
         with torch.no_grad():
-            statistics = gather(self._kind, data, weights, weighted_means(data, weights))
-        self.maximize_expected(statistics)
-        empty = statistics.empty.nonzero().flatten().tolist()
-        if empty:
-            warnings.warn(f"components {empty} explain no row: their means and covariances were kept.", stacklevel=2)
+            current = self.get_parameters()
+            counts = weights.sum(0).unsqueeze(-1)
+            means = torch.where(counts > 0, weights.mT @ data.double() / counts, current.locs.double())
+            frame = unit(self._kind, means)._replace(scale=current.scale)  # which components without rows keep
+            statistics = gather(self._kind, frame, data, weights.mT.unsqueeze(0))
+            self.set_parameters(self.maximize_expected(frame, statistics))
+        gone = empty(statistics)[0].nonzero().flatten().tolist()
+        if gone:
+            warnings.warn(f"components {gone} explain no row: their means and covariances were kept.", stacklevel=2)
 
     @torch.no_grad()
-    def expect(self, x: Float[Tensor, "batch num_features"]) -> tuple[Float[Tensor, "batch"], MixtureStatistics]:
+    def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> MixtureParameters:
+        """Parameters of several runs of EM, each as `initialize` would set them.
+
+        Args:
+            x: Rows as `check_data` gives them.
+            seeds: Of the runs.
+
+        Raises:
+            ValueError: If x has fewer distinct rows than components.
+        """
+        labels, centers = k_means(x, self.num_components, seeds)
+        members = labels.unsqueeze(-2) == torch.arange(self.num_components, device=x.device).unsqueeze(-1)
+        frame = unit(self._kind, centers)
+        return self.maximize_expected(frame, gather(self._kind, frame, x, members))
+
+    @torch.no_grad()
+    def get_parameters(self) -> MixtureParameters:
+        """The model's parameters as those of one run of EM."""
+        scale = getattr(self, self._kind.parameter)
+        logits, locs, scale = (value.detach().clone().unsqueeze(0) for value in (self.logits, self.locs, scale))
+        return parameters_of(self._kind, logits, locs, scale, self._like.dtype)
+
+    @torch.no_grad()
+    def set_parameters(self, parameters: MixtureParameters) -> None:
+        """Set the model's parameters, in place, to those of one run.
+
+        Args:
+            parameters: Of the run.
+
+        Raises:
+            ValueError: If its M-step found a singular covariance; the model is left as it was.
+        """
+        logits, locs, scale = (value[0] for value in parameters[:3])
+        self._kind.refuse_singular(scale)
+        self.logits.copy_(logits)
+        self.locs.copy_(locs)
+        name = f"{self._kind.parameter}_unconstrained"
+        self.get_parameter(name).copy_(transform_to(self._kind.constraint).inv(scale))
+
+    @torch.no_grad()
+    def expect(
+        self, parameters: MixtureParameters, x: Float[Tensor, "batch num_features"]
+    ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
         """The E-step on some rows, for `fit_em`; nothing is checked.
 
         Args:
+            parameters: Of R runs.
             x: Rows as `check_data` gives them, shape (B, D).
 
         Returns:
-            log p(x) of each row in nats, shape (B,), and what the M-step needs of them, which adds up over chunks.
+            log p(x) of each row in nats, shape (R, B), and what the M-step needs of them, which adds up over chunks.
         """
-        log_joint = self._log_joint(x)
-        log_density = log_joint.logsumexp(-1)
-        return log_density, gather(self._kind, x, (log_joint - log_density.unsqueeze(-1)).exp(), self.locs)
+        return expect(self._kind, parameters, x)
 
     @torch.no_grad()
-    def maximize_expected(self, statistics: MixtureStatistics) -> None:
+    def maximize_expected(self, parameters: MixtureParameters, statistics: MixtureStatistics) -> MixtureParameters:
         """The M-step from what `expect` gave, added up over the rows.
 
         Args:
+            parameters: Those that `expect` was given.
             statistics: Of all rows.
 
-        Raises:
-            ValueError: If a covariance is singular.
+        Returns:
+            New parameters; `set_parameters` refuses those of a run whose covariance is singular.
         """
-        logits, locs, scale = solve(self._kind, statistics, self.regularization, self.locs, self.covariances)
-        name = f"{self._kind.parameter}_unconstrained"
-        self.logits.copy_(logits)
-        self.locs.copy_(locs)
-        self.get_parameter(name).copy_(transform_to(self._kind.constraint).inv(scale))
+        return maximize(self._kind, parameters, statistics, self.regularization, self._like.dtype)
 
     @property
-    def _like(self) -> Tensor:
-        """A tensor with the dtype and device of the model; reading it is no statement of the Pyro program."""
-        like = self._parameters["locs"]
-        assert like is not None
-        return like
-
-    def _log_joint(self, x: Float[Tensor, "num_data num_features"]) -> Float[Tensor, "num_data num_components"]:
-        components = self.component(torch.arange(self.num_components, device=x.device))
-        return components.log_prob(x.unsqueeze(-2)) + self.logits.log_softmax(-1)
+    def numbers_per_row(self) -> int:
+        """Numbers that `expect` holds for each row and run: what `fit_em` chooses the size of its chunks by."""
+        return self.num_components * self.num_features

@@ -1,0 +1,174 @@
+"""What mixtures have in common: the program with its component enumerated, densities, draws and criteria."""
+
+import math
+from abc import abstractmethod
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Int
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data
+from pyrolvm.programs import data_plate
+from pyrolvm.seeding import seeded
+
+__all__ = ["Mixture"]
+
+
+class Mixture(PyroModule):
+    """Mixture: p(x) = sum_k weight_k p(x | k). The component z ~ Categorical(weights) of each datum is enumerated.
+
+    Attributes:
+        num_components: K.
+        num_features: D.
+        logits: Unnormalized log weights, shape (K,); a parameter.
+    """
+
+    num_components: int
+    num_features: int
+    logits: Tensor
+
+    @abstractmethod
+    def component(self, z: Int[Tensor, "*batch"]) -> dist.TorchDistribution:
+        """The distribution of x given its component.
+
+        Args:
+            z: Component numbers in 0..K-1, of any shape.
+
+        Returns:
+            A distribution with batch shape that of z and event shape (D,).
+        """
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Free parameters."""
+
+    def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
+        """The Pyro program, with sites "z" (enumerated) and "x" in the data plate.
+
+        Args:
+            x: Data, shape (B, D); None to draw them.
+            size: How many rows to draw where x is None.
+
+        Returns:
+            The data, shape (B, D).
+
+        Raises:
+            ValueError: If x has the wrong shape. Values are looked at in `check_data` only.
+        """
+        data = None if x is None else as_batch(x, self.num_features, self._like)
+        weights = dist.Categorical(logits=self.logits)
+        with data_plate(as_count(size, "size") if data is None else data):
+            z = pyro.sample("z", weights, infer={"enumerate": "parallel"})
+            return pyro.sample("x", self.component(z), obs=data)
+
+    @property
+    def weights(self) -> Float[Tensor, "num_components"]:
+        """Mixture weights, shape (K,), summing to 1."""
+        return self.logits.softmax(-1)
+
+    def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
+        """Refuse data that the model cannot take; `fit` and `fit_em` call it once.
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            The data as a tensor of the model's dtype, on its device.
+
+        Raises:
+            TypeError: If x does not hold real numbers.
+            ValueError: If x has the wrong shape, no rows, or a value that is not finite; the first bad row is named.
+        """
+        return as_data(x, self.num_features, self._like.dtype, self._like.device)
+
+    def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
+        """log p(x) of each row, in nats: log sum_k weight_k N(x; loc_k, covariance_k).
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            Shape (N,).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        return self._log_joint(self.check_data(x)).logsumexp(-1)
+
+    def responsibilities(self, x: DataMatrix) -> Float[Tensor, "num_data num_components"]:
+        """p(z = k | x) of each row: the E-step.
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            Probabilities, shape (N, K); rows sum to 1.
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        return self._log_joint(self.check_data(x)).softmax(-1)
+
+    def posterior(self, x: DataMatrix) -> dist.Categorical:
+        """p(z | x) of each row.
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            A distribution over 0..K-1 with batch shape (N,).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        return dist.Categorical(logits=self._log_joint(self.check_data(x)))
+
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None) -> tuple[Float[Tensor, "n num_features"], Int[Tensor, "n"]]:
+        """Draw rows with their components.
+
+        Args:
+            n: How many.
+            seed: An integer leaves the caller's generators as they were; None draws from them.
+
+        Returns:
+            Data of shape (n, D) and components of shape (n,).
+
+        Raises:
+            ValueError: If n is below 1.
+        """
+        with seeded(seed):
+            z = dist.Categorical(logits=self.logits).sample((as_count(n, "n"),))
+            return self.component(z).sample(), z
+
+    @torch.no_grad()
+    def aic(self, x: DataMatrix) -> float:
+        """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
+
+        Args:
+            x: Data, shape (N, D).
+        """
+        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
+
+    def bic(self, x: DataMatrix) -> float:
+        """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
+
+        Args:
+            x: Data, shape (N, D).
+        """
+        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor with the dtype and device of the model; reading it is no statement of the Pyro program."""
+        like = self._parameters["logits"]
+        assert like is not None
+        return like
+
+    def _log_joint(self, x: Float[Tensor, "num_data num_features"]) -> Float[Tensor, "num_data num_components"]:
+        components = self.component(torch.arange(self.num_components, device=x.device))
+        return components.log_prob(x.unsqueeze(-2)) + self.logits.log_softmax(-1)
