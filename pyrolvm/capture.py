@@ -1,8 +1,8 @@
 """Programs as graphs, and graphs as machine code: the one file that uses private parts of torch.
 
-``record`` turns a run of programs into one graph. ``compiled`` turns a loop over graphs into a shared library
-that runs without Python, kept on disk by a key. Where a release of torch lacks what they need, they raise
-``CaptureError``, and callers go on eagerly.
+``record`` turns a run of programs into one graph. ``compiled`` turns a loop over graphs into a shared library that runs
+without Python, kept on disk by a key; ``replayed`` turns a step into a CUDA graph. Where a release of torch lacks what
+they need, they raise ``CaptureError``, and callers go on eagerly.
 """
 
 import contextlib
@@ -25,7 +25,18 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-__all__ = ["CaptureError", "Recording", "compiled", "is_cached", "is_library", "note", "noted", "record", "while_less"]
+__all__ = [
+    "CaptureError",
+    "Recording",
+    "compiled",
+    "is_cached",
+    "is_library",
+    "note",
+    "noted",
+    "record",
+    "replayed",
+    "while_less",
+]
 
 _LIBRARIES = (*(str(Path(m.__file__ or "").parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
 # Draws come from torch's generator, as in an eager step; few small tensors are made on the way, since making one costs
@@ -37,6 +48,10 @@ _SETTINGS = {
     "cpp.vec_isa_ok": True,
 }
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+
+
+Step = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
+Runner = Callable[..., Sequence[Tensor]]
 
 
 class CaptureError(Exception):
@@ -183,7 +198,7 @@ def _why(error: Exception) -> str:
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
     if "_local_scalar_dense" in str(error) or "data-dependent" in str(error):
         return f"the program reads the value of a tensor{where}"
-    return f"the program does what no graph can hold{where}: {str(error).strip().splitlines()[0][:200]}"
+    return f"the program does what no graph can hold{where}: {_first_line(error)}"
 
 
 def is_library(filename: str) -> bool:
@@ -195,13 +210,11 @@ def is_library(filename: str) -> bool:
     return filename.startswith((*_LIBRARIES, "<"))
 
 
-def while_less(
-    body: Callable[..., tuple[Tensor, ...]], last: Tensor, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]
-) -> tuple[Tensor, ...]:
+def while_less(body: Step, last: Tensor, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Repeat a step inside a graph while the first of what it carries is less than a number.
 
     Args:
-        body: From what is carried before a step, and what is only read, to what is carried after it.
+        body: From what is only read, and what is carried before a step, to what is carried after it.
         last: The number, shape ().
         carried: What is carried at first.
         read: What steps only read.
@@ -216,9 +229,6 @@ def while_less(
         return body(tensors[len(carried) + 1 :], tensors[: len(carried)])
 
     return tuple(while_loop_op(unfinished, step, carried, (last, *read)))  # type: ignore[arg-type]
-
-
-Runner = Callable[..., Sequence[Tensor]]
 
 
 def compiled(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) -> Runner:
@@ -238,9 +248,68 @@ def compiled(function: Callable[..., Any], example: tuple[Tensor, ...], key: str
         runner = torch._C._aoti.AOTIModelContainerRunnerCpu(noted(key)["library"], 1)
     except Exception as error:  # compilers fail in many ways
         _entry(key).unlink(missing_ok=True)
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CaptureError(f"torch could not compile the step: {lines[0][:200]}") from error
+        raise CaptureError(f"torch could not compile the step: {_first_line(error)}") from error
     return lambda *args: runner.run(list(args))
+
+
+def replayed(body: Step, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]) -> Runner:
+    """A step on a CUDA device, compiled, and replayed as a CUDA graph without a word from the host.
+
+    The runner takes what `while_less` does, flat: the number to stop before (on the host), what is carried, what is
+    only read.
+
+    Args:
+        body: From what is only read, and what is carried before a step, to what is carried after it.
+        carried: What is carried, for its shapes.
+        read: What steps only read. Tensors that later calls pass again are read where they are, others copied.
+
+    Raises:
+        CaptureError: If the step cannot be compiled, or cannot be a CUDA graph.
+    """
+    here = [tensor.clone() for tensor in carried]
+    try:
+        graph = _cuda_graph(body, here, read)
+    except Exception as error:  # compilers fail in many ways
+        raise CaptureError(f"torch could not make a CUDA graph of the step: {_first_line(error)}") from error
+
+    def run(last: Tensor, *tensors: Tensor) -> list[Tensor]:
+        for place, tensor in zip((*here, *read), tensors, strict=True):
+            if place.data_ptr() != tensor.data_ptr():
+                place.copy_(tensor)
+        for _ in range(int(last)):
+            graph.replay()
+        return [tensor.clone() for tensor in here]
+
+    return run
+
+
+def _cuda_graph(body: Step, here: list[Tensor], read: tuple[Tensor, ...]) -> Any:
+    """A graph that takes one step, in place; generators are left as they were."""
+    step = torch.compile(body, fullgraph=True, dynamic=False, options={"fallback_random": True})
+
+    def take() -> None:
+        for place, tensor in zip(here, step(read, here), strict=True):
+            place.copy_(tensor)
+
+    before = [tensor.clone() for tensor in here]
+    noise = torch.cuda.get_rng_state(here[0].device)
+    side = torch.cuda.Stream(here[0].device)
+    side.wait_stream(torch.cuda.current_stream(here[0].device))
+    with torch.no_grad(), torch.cuda.stream(side):
+        for _ in range(3):  # compiles, and lets libraries set themselves up outside of the graph
+            take()
+    torch.cuda.current_stream(here[0].device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        take()
+    torch.cuda.set_rng_state(noise, here[0].device)
+    for place, tensor in zip(here, before, strict=True):
+        place.copy_(tensor)
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def is_cached(key: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
+from pyrolvm.fitting.captured import CapturedStep
 
 
 def model(x):
@@ -80,3 +81,35 @@ def test_mixture(device):
     assert lvm.evidence.exact(mixture, x).total.log_evidence.item() == pytest.approx(-1130.264, abs=0.01)
     result = lvm.fit(mixture, None, x, num_steps=20, device=device, seed=0, progress=False)
     assert result.losses[0] == pytest.approx(1130.264, abs=0.01)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_captured_steps(device, compile, monkeypatch):
+    """The same parameters on either device, captured or not; on CUDA, no step waits for the host."""
+    if torch.device(device).type == "cpu":
+        monkeypatch.setattr(CapturedStep, "compile", lambda self: None)
+    x = torch.linspace(-1, 3, 60)
+    options = {"batch_size": 20, "num_steps": 40, "device": device, "seed": 0, "progress": False}
+    found = lvm.fit(model, guide, x, compile=compile, **options)
+    expected = lvm.fit(model, guide, x, compile=False, **options)
+    assert found.execution.startswith("compiled" if compile else "eager")
+    torch.testing.assert_close(found.losses, expected.losses)
+
+
+@pytest.mark.gpu
+def test_captured_steps_never_wait_for_the_device():
+    def run(self, batches):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(self, batches)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    original = CapturedStep.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CapturedStep, "run", run)
+        x = torch.linspace(-1, 3, 60)
+        result = lvm.fit(
+            model, guide, x, compile=True, batch_size=20, num_steps=200, device="cuda", seed=0, progress=False
+        )
+    assert result.execution.startswith("compiled")

@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, while_less
+from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, replayed, while_less
 from pyrolvm.fitting.bundles import Bundles
 from pyrolvm.fitting.rows import Batch
 from pyrolvm.fitting.updates import Update, update_of
@@ -120,17 +120,23 @@ class CapturedStep:
         Raises:
             CaptureError: If it cannot be compiled, or gives other numbers.
         """
-        tensors = self._example(_CHECKED_STEPS)
-        runner = compiled(self._loop, (torch.tensor(_CHECKED_STEPS), *tensors), self.key)
+        last, tensors = torch.tensor(_CHECKED_STEPS, device="cpu"), self._example(_CHECKED_STEPS)
+        if tensors[0].is_cuda:
+            runner = replayed(self.body, tensors[: self._num_carried], tensors[self._num_carried :])
+        else:
+            runner = compiled(self._loop, (last, *tensors), self.key)
+        with apart(), torch.no_grad():
+            found, noise = runner(last, *tensors), self._noise()
         with apart():
-            found = runner(torch.tensor(_CHECKED_STEPS), *tensors)
-            noise = torch.get_rng_state()
-        with apart():
-            expected = self.interpreted(torch.tensor(_CHECKED_STEPS), *tensors)
-            same = torch.equal(noise, torch.get_rng_state())
+            expected, same = self.interpreted(last, *tensors), torch.equal(noise, self._noise())
         if not same or not self._agree(expected, found):
             raise CaptureError("the compiled step gives other numbers than the graph")
         self._runner = runner
+
+    def _noise(self) -> Tensor:
+        """The state of the generator that the step draws from."""
+        device = self.recording.leaves[0].device
+        return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
     def _agree(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
         """Whether losses, buffers and parameters after a few steps differ by rounding only.
@@ -227,7 +233,7 @@ class CapturedStep:
             for start in range(0, len(batches), self.most_steps):
                 part = batches[start : start + self.most_steps]
                 read = self._read(part, numbers[start : start + self.most_steps])
-                _, loss, *tensors = runner(torch.tensor(len(part)), *self._start(), *tensors, *read)
+                _, loss, *tensors = runner(torch.tensor(len(part), device="cpu"), *self._start(), *tensors, *read)
                 losses.append(loss[: len(part)])
             self.bundles.write(tensors, len(batches), rates)
             for buffer, value in zip(self.recording.buffers, tensors[len(self.bundles) :], strict=True):

@@ -133,7 +133,7 @@ class Pace:
                 return
             self._recorded = CapturedStep(loop, batches)
         recorded = self._recorded
-        cached = is_cached(recorded.key)
+        cached = is_cached(recorded.key)  # CUDA graphs are made anew; what torch compiles for them has its own cache
         step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
         if not self._pays(remaining, step, 0 if cached else _cold_seconds()):
             return
