@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyrolvm import comparison, datasets, diagnostics, evidence, guides, likelihoods, models, nn, objectives
-    from pyrolvm.comparison import Comparison, compare
-    from pyrolvm.fitting import FitResult, fit, fit_em, load
+    from pyrolvm.comparison import Comparison
+    from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
+    from pyrolvm.fitting import FitResult, fit_em, load
+    from pyrolvm.fitting.fit import fit
     from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
     from pyrolvm.weights import LogWeights, log_weights, marginals
 

@@ -6,6 +6,7 @@ they need, they raise ``CaptureError``, and callers go on eagerly.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -99,11 +100,24 @@ def record(
     from torch.fx.experimental.proxy_tensor import make_fx
 
     try:
-        module = make_fx(function)(*inputs)
-        constants = _lift(module, leaves)
-        return _without_side_effects(module, leaves, constants, inputs)
+        with _without_collection():
+            module = make_fx(function)(*inputs)
+            constants = _lift(module, leaves)
+            return _without_side_effects(module, leaves, constants, inputs)
     except Exception as error:  # a program may do anything that a graph cannot hold
         raise CaptureError(_why(error)) from error
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without garbage collection, which the many small objects of a graph would set off again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _lift(module: GraphModule, leaves: Sequence[Tensor]) -> list[Tensor]:

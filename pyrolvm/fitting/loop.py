@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import nullcontext
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
 __all__ = ["Loop"]
 
+_MOST_EAGER = 50
 _CONVERGENCE_EVERY = 500
 _VALIDATION_EVERY = 100
 _MOST_STEPS = 100_000
@@ -104,7 +105,8 @@ class Loop:
         return converged
 
     def _run(self, num_steps: int | None, bar: Any) -> bool | None:
-        stream, most = self._stream(), num_steps or _MOST_STEPS
+        stream: Iterator[Batch] = self._stream()
+        most = num_steps or _MOST_STEPS
         while self._step < most:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
             if num_steps is None:
@@ -112,6 +114,9 @@ class Loop:
             batches = list(islice(stream, size))
             remaining = None if num_steps is None else most - self._step
             self.pace.choose(self, batches, remaining, bar.set_description_str)
+            if self.pace.captured is None and size > _MOST_EAGER:  # planned for compiled steps
+                batches, later = batches[:_MOST_EAGER], batches[_MOST_EAGER:]
+                stream = chain(later, stream)
             self._block(batches)
             bar.update(self._step - bar.n)
             bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)

@@ -18,14 +18,14 @@ __all__ = ["Compile", "Pace"]
 
 Compile = bool | Literal["auto"]
 
-_TRIAL = 10  # steps in the blocks that are measured
+_TRIAL = 5  # steps in the blocks that are measured
 _EAGER = 50
 _SECONDS = 0.25  # of a compiled block: between two of them the fit can be watched and stopped
 _LEAST = 1000  # steps that a fit to convergence takes at least
 _SLOWER = 1.05
 _MOST_CHANGES = 3
 _COLD_SECONDS = 10.0  # to compile, before it was measured on this machine
-_RECORD_SECONDS = 1.0
+_RECORD_SECONDS = 0.5
 _DISPATCH = 2e-6  # seconds of an operation besides its arithmetic
 
 
@@ -48,6 +48,8 @@ class Pace:
         self._eager = self._compiled = inf  # seconds of a step
         self._num_blocks = self._num_changes = 0
         self._recorded: CapturedStep | None = None
+        self._is_weighed = False
+        self._fails_checks: bool | None = None
         self._values: dict[str, Any] | None = None
 
     def block_size(self) -> int:
@@ -56,7 +58,7 @@ class Pace:
             return _EAGER if self._compiled == inf else max(1, int(_SECONDS / self._compiled))
         if self._is_settled or self._num_blocks > 2:
             return _EAGER
-        return 1 if self.choice is True else _TRIAL
+        return 1 if self.choice is True or not self._num_blocks else _TRIAL
 
     def took(self, num_steps: int, seconds: float) -> None:
         """Learn how long a block took.
@@ -128,10 +130,12 @@ class Pace:
         hint = _hint(loop)
         known = noted(noted(hint).get("key", ""))
         if self._recorded is None:
-            cost = _RECORD_SECONDS + (0 if "library" in known else _cold_seconds())
-            if not self._pays(remaining, known.get("step_seconds", 0.0), cost) or not _is_checked(loop):
+            cost = _recording_seconds() + (0 if "library" in known else _cold_seconds())
+            if not self._pays(remaining, known.get("step_seconds", 0.0), cost) or not self._is_checked(loop):
                 return
+            start = time.perf_counter()
             self._recorded = CapturedStep(loop, batches)
+            note("recording", seconds=time.perf_counter() - start)
         recorded = self._recorded
         cached = is_cached(recorded.key)  # CUDA graphs are made anew; what torch compiles for them has its own cache
         step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
@@ -156,8 +160,21 @@ class Pace:
             return True
         if remaining * (self._eager - step) > cost:
             return True
-        self.reason = f"eager: compiling, about {cost:.0f} s, would not pay for {remaining} steps of {_ms(self._eager)}"
+        if not self._is_weighed:  # later on, fewer steps are left to pay
+            steps = f"{remaining} steps of {_ms(self._eager)}"
+            self.reason = f"eager: compiling, about {cost:.2g} s, would not pay for {steps}"
+        self._is_weighed = True
         return False
+
+    def _is_checked(self, loop: "Loop") -> bool:
+        """Whether Pyro's checks have passed on all rows; they are tried ahead once, else eager steps make them."""
+        if loop.num_steps >= loop.batches.steps_per_epoch:
+            return True
+        if self._fails_checks is None:
+            self._fails_checks = loop.batches.held is None or not passes_checks(loop)
+        if self._fails_checks:
+            self.reason = "eager: each row is checked first, in an epoch of eager steps"
+        return not self._fails_checks
 
     def note(self) -> None:
         """Keep how long a compiled step takes, for the next fit to choose by."""
@@ -166,18 +183,16 @@ class Pace:
             self.reason += f"; a step takes {_ms(self._compiled)}"
 
 
-def _is_checked(loop: "Loop") -> bool:
-    """Whether Pyro's checks have passed on all rows, or do now."""
-    if loop.num_steps >= loop.batches.steps_per_epoch:
-        return True
-    return loop.batches.held is not None and passes_checks(loop)
-
-
 def _hint(loop: "Loop") -> str:
     """What a fit looks like from outside: equal for fits that probably have equal graphs."""
     names = [getattr(p, "__qualname__", type(p).__qualname__) for p in (loop.model, loop.guide)]
     shapes = [tuple(parameter.shape) for parameter in loop.parameters]
     return f"{names} {loop.objective!r} {type(loop.optimizer).__name__} {shapes} {loop.batches.batch_size}"
+
+
+def _recording_seconds() -> float:
+    """How long recording took the last time."""
+    return float(noted("recording").get("seconds", _RECORD_SECONDS))
 
 
 def _cold_seconds() -> float:
