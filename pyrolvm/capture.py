@@ -40,14 +40,15 @@ __all__ = [
 ]
 
 _LIBRARIES = (*(str(Path(m.__file__ or "").parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
-# Draws come from torch's generator, as in an eager step; few small tensors are made on the way, since making one costs
-# more than computing it again; and what the processor can do is read from its flags, not tried out for many seconds.
-_SETTINGS = {
-    "fallback_random": True,
-    "realize_reads_threshold": 16,
-    "realize_opcount_threshold": 120,
-    "cpp.vec_isa_ok": True,
-}
+# Draws come from torch's generator, as in an eager step; what the processor can do is read from its flags, not tried
+# out for many seconds.
+_SETTINGS = {"fallback_random": True, "cpp.vec_isa_ok": True}
+
+# How often a value may be used, and of how many operations it may be, to be computed again rather than stored: making a
+# small tensor costs more than computing it again and again.
+_SMALL = 4096
+_STORE_LITTLE = {"realize_reads_threshold": 16, "realize_opcount_threshold": 120}
+_STORE_LEAST = {"realize_reads_threshold": 64, "realize_opcount_threshold": 1000}
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 
 
@@ -161,6 +162,7 @@ def _without_side_effects(
 
     copies = [tensor.detach().clone() for tensor in (*leaves, *constants, *inputs)]
     pure = make_fx(torch.func.functionalize(module))(*copies)
+    pure.graph.eliminate_dead_code()
     placeholders = [node for node in pure.graph.nodes if node.op == "placeholder"]
     written: dict[Node, Any] = {}
     for node in [n for n in pure.graph.nodes if n.target is torch.ops.aten.copy_.default]:
@@ -170,7 +172,10 @@ def _without_side_effects(
             pure.graph.erase_node(node)
     slots = dict(zip(placeholders[len(leaves) :], constants, strict=False))
     buffers = [node for node in slots if node in written]
-    read = [node for node in slots if node not in written]
+    needed = {*written.values(), *(node for node in slots if node.users)}
+    read = [node for node in slots if node not in written and node in needed]
+    for node in set(slots).difference(buffers, read):
+        pure.graph.erase_node(node)
     _write_noise_plainly(pure)
     _reorder(pure, [*placeholders[: len(leaves)], *buffers, *read, *placeholders[len(leaves) + len(slots) :]])
     output = pure.graph.output_node()
@@ -345,10 +350,18 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
     with torch.no_grad(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         graph = make_fx(function, tracing_mode="fake")(*example)
-        with patch(_SETTINGS), _draws_left_alone():
+        settings = _STORE_LEAST if _largest(graph) <= _SMALL else _STORE_LITTLE
+        with patch({**_SETTINGS, **settings}), _draws_left_alone():
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
     note("compiling", seconds=time.perf_counter() - start)
+
+
+def _largest(module: GraphModule) -> int:
+    """Entries of the largest tensor in a graph, loops included."""
+    parts = [part for part in module.modules() if isinstance(part, GraphModule)]
+    values = [node.meta.get("val") for part in parts for node in part.graph.nodes]
+    return max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
 
 
 @contextlib.contextmanager

@@ -348,3 +348,19 @@ def test_compiled_steps_end_where_eager_ones_do_in_float32(name, compiled_fits):
     torch.testing.assert_close(compiled.losses, eager.losses, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parameters_of(compiled), parameters_of(eager), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(parameters_of(again), parameters_of(compiled), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_seeds_of_a_comparison_share_what_was_compiled():
+    torch.set_default_dtype(torch.float32)
+    y, sigma = torch.tensor(lvm.datasets.eight_schools().x, dtype=torch.float32).T
+    comparison = lvm.compare(
+        lambda: lambda: lvm.models.eight_schools_noncentered(y, sigma),
+        guides={"mean-field": lvm.guides.MeanField},
+        seeds=(0, 1, 2),
+        fit_options={"num_steps": 300, "compile": True},
+        progress=False,
+    )
+    sources = [fitted.execution.split(",")[0] for fitted in comparison.fits]
+    assert sources[0].startswith("compiled in ")
+    assert sources[1:] == ["compiled from the cache"] * 2

@@ -138,7 +138,7 @@ def test_parameters_made_after_the_snapshot():
 def test_an_error_of_the_user_s_program_while_steps_are_taken_again():
     def careless(x):
         careless.calls += 1
-        if careless.calls > 15:
+        if careless.calls > 10:
             raise ValueError("mine alone")
         guide(x)
 
