@@ -9,7 +9,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow benchmarks lint format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,6 +35,9 @@ test: .venv/.installed ## run the tests and the examples in the docstrings (ARGS
 
 test-slow: .venv/.installed ## run the tests that take minutes
 	$(PY) -m pytest -n $(JOBS) -m slow $(ARGS)
+
+benchmarks: .venv/.installed ## measure speed beside the peers, which it installs; half an hour (ARGS="--quick": minutes)
+	$(PY) -m benchmarks $(ARGS)
 
 lint: .venv/.installed ## check style, types and which module imports which
 	$(PY) -m ruff check

@@ -112,7 +112,8 @@ class CapturedStep:
         shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in self._example(1)]
         parts = (CapturedStep, Bundles, Update, CaptureError)
         sources = [inspect.getsource(sys.modules[part.__module__]) for part in parts]
-        return "\n".join(map(str, (self.recording.graph.code, self.bundles, shapes, self.most_steps, *sources)))
+        kinds = (len(self.recording.buffers), len(self.recording.constants), self._gathers, self.most_steps)
+        return "\n".join(map(str, (self.recording.graph.code, self.bundles, kinds, shapes, *sources)))
 
     def compile(self) -> None:
         """Make machine code of the loop, or take it from the cache, and check that against the graph.

@@ -1,0 +1,1 @@
+"""Benchmarks: pyrolvm beside its peers, on one machine, in turns."""
