@@ -1,5 +1,6 @@
 """log p(x) by importance sampling from the guide."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.evidence.evidence import Evidence, evidence_of_weights, held_constant, warn_if_doubtful
+from pyrolvm.evidence.weighing import Chunk, Weighing
 from pyrolvm.programs import (
     Program,
     Structure,
@@ -17,6 +19,7 @@ from pyrolvm.programs import (
     chunks,
     count_rows,
     evaluating,
+    numbers_in_play,
     rows_in_play,
     structure_of,
 )
@@ -142,14 +145,9 @@ class Sampler:
                 ) from error
 
     def _draw(
-        self,
-        part: tuple[Any, ...],
-        counts: tuple[int, int],
-        first_datum: int,
-        first_particle: int,
-        latents: Mapping[str, Tensor] | None = None,
+        self, part: tuple[Any, ...], counts: tuple[int, int], latents: Mapping[str, Tensor] | None = None
     ) -> Draws:
-        draws = draw(
+        return draw(
             self.model,
             self.guide,
             part,
@@ -158,8 +156,6 @@ class Sampler:
             data_plate=self.data_plate,
             latents=latents,
         )
-        refuse_invalid(draws, first_datum, first_particle)
-        return draws
 
     def evidence_of_each(self, estimate: Callable[[Tensor], Evidence]) -> Evidence:
         """Evidence of each datum: only one chunk of rows has its weights in memory at a time.
@@ -167,10 +163,12 @@ class Sampler:
         Args:
             estimate: Evidence of (K, B) weights.
         """
-        evidence, constant = None, None
+        evidence, constant, weighing = None, None, None
         for rows, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                log_weights, outside = self._weights_of_each(part, _first(rows))
+                sizes = self._sizes(part)
+                weighing = self._weighing(part, len(sizes)) if weighing is None else weighing
+                log_weights, outside = _weights_of_each(weighing, part, rows, sizes)
             found = estimate(log_weights)
             evidence = found if rows is None else _filled(evidence, found, rows, count_rows(self.args))
             constant = held_constant(constant, outside)
@@ -179,21 +177,17 @@ class Sampler:
             return evidence
         return replace(evidence.total, log_evidence=evidence.total.log_evidence + constant[0])
 
-    def _weights_of_each(self, part: tuple[Any, ...], first_datum: int) -> tuple[Tensor, Tensor | None]:
-        """Weights of some rows, (K, B), and the terms outside the data plate."""
+    def _sizes(self, part: tuple[Any, ...]) -> list[int]:
+        """Particles in chunks, for some rows."""
         num_particles = self.num_particles * self.num_local_particles
-        sizes = at_once(num_particles, rows_in_play(self.structure, part))
-        log_weights, outside, start = None, None, 0
-        for size in sizes:
-            weight = self._draw(part, (1, size), first_datum, start).log_weight
-            assert weight.local is not None
-            local = weight.local[0]
-            if log_weights is None:
-                log_weights, outside = local.new_empty(num_particles, local.shape[1]), weight.global_
-            log_weights[start : start + size] = local
-            start += size
-        assert log_weights is not None
-        return log_weights, outside
+        return at_once(num_particles, rows_in_play(self.structure, part), numbers_in_play(part))
+
+    def _weighing(self, part: tuple[Any, ...], num_chunks: int) -> Weighing:
+        """What weighs all chunks, the first of which has these rows."""
+        num_rows, first = count_rows(self.args), count_rows(part)
+        if num_rows and first:
+            num_chunks *= math.ceil(num_rows / first)
+        return Weighing(lambda part, size: self._draw(part, (1, size)), num_chunks, num_rows, self.data_plate or "data")
 
     def joint_weights(self) -> Tensor:
         """Weights of whole draws, (K,)."""
@@ -212,7 +206,8 @@ class Sampler:
         total, global_part, drawn = None, None, None
         for rows, part, handler in chunks(self.args, self.batch_size, self.data_plate or "data"):
             with handler:
-                draws = self._draw(part, counts, _first(rows), first_particle, latents=drawn)
+                draws = self._draw(part, counts, latents=drawn)
+                refuse_invalid(draws, _first(rows), first_particle)
             drawn = draws.globals if drawn is None else drawn
             weight = draws.log_weight
             global_part = held_constant(global_part, weight.global_)
@@ -223,6 +218,21 @@ class Sampler:
             assert global_part is not None
             return global_part
         return total if global_part is None else total + global_part
+
+
+def _weights_of_each(
+    weighing: Weighing, part: tuple[Any, ...], rows: Tensor | None, sizes: list[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Weights of some rows, (K, B), and the terms outside the data plate."""
+    log_weights, outside, start = None, None, 0
+    for size in sizes:
+        local, *other = weighing(Chunk(part, rows, size, _first(rows), start))
+        if log_weights is None:
+            log_weights, outside = local.new_empty(sum(sizes), local.shape[1]), other[0] if other else None
+        log_weights[start : start + size] = local
+        start += size
+    assert log_weights is not None
+    return log_weights, outside
 
 
 def _first(rows: Tensor | None) -> int:

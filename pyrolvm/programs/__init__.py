@@ -5,7 +5,16 @@ The few handlers of Pyro that other rooms need are re-exported here.
 
 from pyro.poutine import block, replay
 
-from pyrolvm.programs.arguments import as_arguments, at_once, chunks, count_rows, dtype_of, parameters_of, rows_in_play
+from pyrolvm.programs.arguments import (
+    as_arguments,
+    at_once,
+    chunks,
+    count_rows,
+    dtype_of,
+    numbers_in_play,
+    parameters_of,
+    rows_in_play,
+)
 from pyrolvm.programs.binding import (
     BoundProgram,
     bind,
@@ -91,6 +100,7 @@ __all__ = [
     "modules_in_reach",
     "on_device",
     "parameter_scope",
+    "numbers_in_play",
     "parameters_of",
     "prior_guide",
     "refuse_collisions",

@@ -15,7 +15,16 @@ from pyrolvm.programs.plates import minibatch
 from pyrolvm.programs.runs import Program
 from pyrolvm.programs.structure import Structure
 
-__all__ = ["as_arguments", "at_once", "chunks", "count_rows", "dtype_of", "parameters_of", "rows_in_play"]
+__all__ = [
+    "as_arguments",
+    "at_once",
+    "chunks",
+    "count_rows",
+    "dtype_of",
+    "numbers_in_play",
+    "parameters_of",
+    "rows_in_play",
+]
 
 
 def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
@@ -118,20 +127,33 @@ def chunks(
 # Rows times particles that run at once: large enough to keep the cores busy, small enough for a laptop's memory.
 _AT_ONCE = 65_536
 
+# Numbers of data times particles: few enough that what is computed from them stays in a processor's cache.
+_IN_CACHE = 2**21
 
-def at_once(num_particles: int, rows: int) -> list[int]:
+
+def at_once(num_particles: int, rows: int, numbers: int = 1) -> list[int]:
     """Particles in chunks that run at once.
 
     Args:
         num_particles: K.
         rows: How many rows one particle computes on.
+        numbers: How many numbers one particle computes on, where chunks shall stay in a processor's cache.
 
     Returns:
         Sizes of the chunks, of sum K.
     """
-    size = max(1, min(num_particles, _AT_ONCE // rows))
+    size = max(1, min(num_particles, _AT_ONCE // rows, _IN_CACHE // max(1, numbers)))
     full, rest = divmod(num_particles, size)
     return [size] * full + ([rest] if rest else [])
+
+
+def numbers_in_play(args: tuple[Any, ...]) -> int:
+    """How many numbers the largest argument holds.
+
+    Args:
+        args: Positional arguments of a program.
+    """
+    return max([1, *(value.numel() for value in args if isinstance(value, Tensor))])
 
 
 def rows_in_play(structure: Structure, args: tuple[Any, ...]) -> int:
