@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import platform
+import sysconfig
+import threading
 import time
 import traceback
 import warnings
@@ -39,7 +41,11 @@ __all__ = [
     "while_less",
 ]
 
-_LIBRARIES = (*(str(Path(m.__file__ or "").parent) for m in (torch, pyro, np)), str(Path(__file__).parent))
+_LIBRARIES = (
+    *(str(Path(module.__file__ or "").parent) for module in (torch, pyro, np)),
+    str(Path(__file__).parent),
+    *(path + os.sep for name, path in sysconfig.get_paths().items() if name == "stdlib"),
+)
 # Draws come from torch's generator, as in an eager step; what the processor can do is read from its flags, not tried
 # out for many seconds.
 _SETTINGS = {"fallback_random": True, "cpp.vec_isa_ok": True}
@@ -103,6 +109,7 @@ def record(
     try:
         with _without_collection():
             module = make_fx(function)(*inputs)
+            _say_what_changes(module)
             constants = _lift(module, leaves)
             return _without_side_effects(module, leaves, constants, inputs)
     except Exception as error:  # a program may do anything that a graph cannot hold
@@ -119,6 +126,15 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _say_what_changes(module: GraphModule) -> None:
+    """Give batch normalization, which changes its running moments without saying so, the form that says so."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.native_batch_norm.default and node.args[3] is not None:
+            node.target = torch.ops.aten._native_batch_norm_legit.default
+        elif "cudnn_batch_norm" in str(node.target) or "miopen_batch_norm" in str(node.target):
+            raise ValueError("batch normalization by cuDNN changes its running moments")
 
 
 def _lift(module: GraphModule, leaves: Sequence[Tensor]) -> list[Tensor]:
@@ -171,6 +187,8 @@ def _without_side_effects(
             node.replace_all_uses_with(node.args[1])
             pure.graph.erase_node(node)
     slots = dict(zip(placeholders[len(leaves) :], constants, strict=False))
+    if set(written) - set(slots):
+        raise ValueError("a parameter or an argument is changed in place")
     buffers = [node for node in slots if node in written]
     needed = {*written.values(), *(node for node in slots if node.users)}
     read = [node for node in slots if node not in written and node in needed]
@@ -226,7 +244,7 @@ def is_library(filename: str) -> bool:
     Args:
         filename: Where the code is from.
     """
-    return filename.startswith((*_LIBRARIES, "<"))
+    return filename.startswith(_LIBRARIES)
 
 
 def while_less(body: Step, last: Tensor, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -262,11 +280,11 @@ def compiled(function: Callable[..., Any], example: tuple[Tensor, ...], key: str
         CaptureError: If there is no compiler, or it fails.
     """
     try:
-        if not is_cached(key):
-            _build(function, example, key)
-        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(noted(key)["library"], 1)
+        library = noted(key)["library"] if is_cached(key) else _build(function, example, key)
+        runner = torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)
     except Exception as error:  # compilers fail in many ways
-        _entry(key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _entry(key).unlink(missing_ok=True)
         raise CaptureError(f"torch could not compile the step: {_first_line(error)}") from error
     return lambda *args: runner.run(list(args))
 
@@ -337,10 +355,12 @@ def is_cached(key: str) -> bool:
     Args:
         key: What tells it from others.
     """
-    return Path(noted(key).get("library", "none")).is_file()
+    library = noted(key).get("library")
+    return isinstance(library, str) and Path(library).is_file()
 
 
-def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) -> None:
+def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) -> str:
+    """Compile, and note where the library is, which is given back."""
     import torch._inductor
     from torch._inductor.config import patch
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -355,6 +375,7 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
     note("compiling", seconds=time.perf_counter() - start)
+    return str(library)
 
 
 def _largest(module: GraphModule) -> int:
@@ -395,9 +416,10 @@ def noted(key: str) -> dict[str, Any]:
         key: Any text; the version of torch, the processor and the number of threads are added to it.
     """
     try:
-        return dict(json.loads(_entry(key).read_text()))
+        found = json.loads(_entry(key).read_text())
     except (OSError, ValueError):
         return {}
+    return {n: v for n, v in found.items() if isinstance(v, str | float | int)} if isinstance(found, dict) else {}
 
 
 def note(key: str, /, **figures: Any) -> None:
@@ -410,7 +432,7 @@ def note(key: str, /, **figures: Any) -> None:
     entry = _entry(key)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
         entry.parent.mkdir(parents=True, exist_ok=True)
-        fresh = entry.with_suffix(f".{os.getpid()}")
+        fresh = entry.with_suffix(f".{os.getpid()}.{threading.get_ident()}")
         fresh.write_text(json.dumps({**noted(key), **figures}))
         fresh.replace(entry)
 

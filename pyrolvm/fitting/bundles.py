@@ -147,6 +147,24 @@ class Bundles:
         parts = [own[1 if bundle.update.state else 0] for bundle, own in self._each(tensors)]
         return torch.cat([part.reshape(-1).double() for part in parts]).to(parts[0].dtype)
 
+    def moved_alike(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Whether parameters agree up to rounding; those whose first moment is next to nothing may differ.
+
+        Args:
+            expected: What `tensors` gives.
+            found: Likewise.
+        """
+        largest = self.gradients(expected).abs().max()
+        for (bundle, (value, *state)), (_, (other, *_)) in zip(self._each(expected), self._each(found), strict=True):
+            counts = (
+                state[0].abs() > 1e-3 * largest if bundle.update.state else torch.ones_like(value, dtype=torch.bool)
+            )
+            tolerance = 1e-4 if value.dtype == torch.float32 else 1e-8
+            apart = (value - other).abs() > tolerance * (value.abs() + value.abs().amax() if value.numel() else 0)
+            if bool((apart & counts).any()):
+                return False
+        return True
+
     def schedule(self, num_steps: int, rates: np.ndarray | None) -> np.ndarray:
         """What the rules need to know of each of the next steps, shape (num_steps, S).
 

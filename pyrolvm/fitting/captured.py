@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, replayed, while_less
 from pyrolvm.fitting.bundles import Bundles
+from pyrolvm.fitting.diagnosis import Snapshot
 from pyrolvm.fitting.rows import Batch
 from pyrolvm.fitting.updates import Update, update_of
 from pyrolvm.objectives import Objective
@@ -48,7 +49,7 @@ class CapturedStep:
 
     def __init__(self, loop: "Loop", batches: Sequence[Batch]) -> None:
         _refuse(loop, batches[0])
-        self.loop, self.batches = loop, loop.batches
+        self.loop, self.batches, self._batch = loop, loop.batches, batches[0]
         self._gathers = batches[0].rows is not None
         self._held = self.batches.held if self._gathers else batches[0].args
         self.most_steps = self._capacity()
@@ -57,6 +58,7 @@ class CapturedStep:
         _refuse_side_effects(loop, self.recording)
         self._loss_dtype = self._check_against_eager(batches[-1])
         self.bundles = Bundles(self.recording.leaves, loop.optimizer)
+        self._check_against_step(batches[-1])
         self.key = self._key()
         self._runner: Runner | None = None
 
@@ -106,6 +108,32 @@ class CapturedStep:
                     "arguments and parameters changes"
                 )
         return loss.dtype
+
+    def _check_against_step(self, batch: Batch) -> None:
+        """Compare one step of the graph with one of the loop itself, with all that is around it, and take both back."""
+        loop, before = self.loop, Snapshot(self.loop)
+        buffers = [buffer.clone() for buffer in self.recording.buffers]
+        numbers = torch.from_numpy(self.bundles.schedule(1, loop.rates(1)))
+        start = (*self._start(), *self.bundles.tensors(), *self.recording.buffers)
+        found = self.interpreted(torch.tensor(1, device="cpu"), *start, *self._read([batch], numbers))
+        noise = self._noise()
+        before.restore(loop)
+        loop.step(batch)
+        expected = (*found[:2], *self.bundles.tensors(), *self.recording.buffers)
+        same = torch.equal(noise, self._noise()) and self._agree(expected, found) and self._moved_alike(expected, found)
+        before.restore(loop)
+        with torch.no_grad():
+            for buffer, value in zip(self.recording.buffers, buffers, strict=True):
+                buffer.copy_(value)
+        if not same:
+            raise CaptureError(
+                "a step does something that its loss and gradients do not show, or Pyro handlers act on it"
+            )
+
+    def _moved_alike(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Whether parameters are where they should be, those aside whose gradients are rounding errors."""
+        last = 2 + len(self.bundles)
+        return self.bundles.moved_alike(expected[2:last], found[2:last])
 
     def _key(self) -> str:
         """The graph, the optimizer's rule, all shapes, and the code that puts them together."""
@@ -243,9 +271,8 @@ class CapturedStep:
 
     def _example(self, num_steps: int) -> tuple[Tensor, ...]:
         """Arguments of the compiled loop after the number of steps, for the first batch over and over."""
-        batch = next(self.batches.epoch(self.loop.seed, 0))
         numbers = torch.from_numpy(self.bundles.schedule(num_steps, self.loop.rates(num_steps)))
-        read = self._read([batch] * num_steps, numbers)
+        read = self._read([self._batch] * num_steps, numbers)
         return (*self._start(), *self.bundles.tensors(), *self.recording.buffers, *read)
 
     def _start(self) -> tuple[Tensor, Tensor]:
@@ -283,6 +310,10 @@ def _refuse(loop: "Loop", batch: Batch) -> None:
         raise CaptureError(
             f"{type(loop.objective).__name__} reads values of tensors in each step; those of lvm.objectives do not"
         )
+    if type(loop.objective).loss_and_grads is not Objective.loss_and_grads:
+        raise CaptureError(f"{type(loop.objective).__name__} has gradients of its own (loss_and_grads)")
+    if any(not parameter.is_contiguous() for parameter in loop.parameters):
+        raise CaptureError("a parameter is not contiguous in memory")
     optimizer = loop.optimizer
     hooked = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if update_of(optimizer, optimizer.param_groups[0]) is None or hooked:
@@ -295,6 +326,11 @@ def _refuse(loop: "Loop", batch: Batch) -> None:
 
 def _refuse_side_effects(loop: "Loop", recording: Recording) -> None:
     """Only registered buffers may be changed by a step."""
+    state = [*recording.leaves, *recording.buffers]
+    places = [tensor.untyped_storage().data_ptr() for tensor in (*state, *recording.constants) if tensor.numel()]
+    ours = [tensor.untyped_storage().data_ptr() for tensor in state if tensor.numel()]
+    if any(places.count(place) > 1 for place in ours):
+        raise CaptureError("a parameter or a buffer shares its memory with another tensor that the programs use")
     known = {id(buffer) for module in _modules(loop) for buffer in module.buffers()}
     strange = [tensor for tensor in recording.buffers if id(tensor) not in known]
     if strange:

@@ -38,7 +38,7 @@ class Snapshot:
         with torch.no_grad():
             for parameter, value in zip(loop.parameters, self.parameters, strict=True):
                 parameter.copy_(value)
-        loop.optimizer.load_state_dict(self.optimizer)
+        loop.optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # which would train the snapshot's tensors
         torch.set_rng_state(self.generator)
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)

@@ -111,6 +111,8 @@ class Loop:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
             if num_steps is None:
                 size = min(size, _CONVERGENCE_EVERY - self._step % _CONVERGENCE_EVERY)
+            if self.batches.held is None:
+                size = min(size, _MOST_EAGER)  # loaded batches take memory
             batches = list(islice(stream, size))
             remaining = None if num_steps is None else most - self._step
             self.pace.choose(self, batches, remaining, bar.set_description_str)

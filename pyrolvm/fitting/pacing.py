@@ -109,10 +109,13 @@ class Pace:
 
         Where they are not, what was recorded is dropped.
         """
-        before = surroundings(loop.model, loop.guide)
+        read = self.captured.recording.constants if self.captured is not None else ()
+        before, versions = surroundings(loop.model, loop.guide), [tensor._version for tensor in read]
         loop.rates(num_steps)  # a schedule is the user's code, and may change such a value
         after = surroundings(loop.model, loop.guide)
         names = changed(before, after)
+        if versions != [tensor._version for tensor in read]:
+            names = ["a tensor that the learning-rate schedule changes", *names]
         if self._num_blocks >= 2 and self._values is not None:  # the first blocks set things up
             names = changed(self._values, before) or names
         self._values = after

@@ -15,6 +15,7 @@ from pyrolvm.programs import BoundProgram
 
 __all__ = ["changed", "surroundings"]
 
+_TORCH_S = frozenset(vars(torch.nn.Module())) - {"training"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic)
 
 
@@ -29,6 +30,7 @@ def surroundings(*programs: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     seen: set[int] = set()
+    kept: list[Any] = []  # so that no two have one id
     todo: list[Any] = list(programs)
     while todo:
         value = todo.pop()
@@ -38,7 +40,8 @@ def surroundings(*programs: Any) -> dict[str, Any]:
                 if isinstance(inner, _Followed):
                     todo.append(inner)
                 else:
-                    found[name] = _plain(inner)
+                    found[f"{name}\0{id(value)}"] = _plain(inner)
+            kept.append(value)
     return found
 
 
@@ -49,7 +52,8 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         before: From `surroundings`.
         after: Likewise.
     """
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    names = before.keys() | after.keys()
+    return sorted({name.split("\0")[0] for name in names if before.get(name) != after.get(name)})
 
 
 _Followed = (
@@ -66,7 +70,8 @@ def _read_by(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, BoundProgram):
         yield "program", value.program
     elif isinstance(value, functools.partial):
-        yield from (("partial", inner) for inner in (value.func, *value.args, *value.keywords.values()))
+        inner = (value.func, *value.args, *value.keywords.values())
+        yield from ((f"argument {i} of functools.partial", part) for i, part in enumerate(inner))
     elif isinstance(value, types.MethodType):
         yield "method", value.__func__
         yield from _of_object(value.__self__)
@@ -88,6 +93,8 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield f"the variable '{name}'", cell.cell_contents
         except ValueError:  # not yet assigned
             continue
+    for number, value in enumerate((*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())):
+        yield f"default {number} of '{function.__name__}'", value
     for name, value in vars(function).items():
         yield f"the attribute '{name}' of '{function.__name__}'", value
 
@@ -103,21 +110,37 @@ def _of_module(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     for path, part in module.named_modules():
         owner = f"{path}." if path else ""
         for name, value in vars(part).items():
-            if isinstance(value, (*_PLAIN, torch.Tensor)) and not name.startswith("_"):
+            if (
+                isinstance(value, (*_PLAIN, torch.Tensor))
+                and not name.startswith("_")
+                or isinstance(value, (*_PLAIN, dict, list, tuple))
+                and name not in _TORCH_S
+                and not _is_library(type(part))
+            ):
                 yield f"the attribute '{owner}{name}'", value
             elif isinstance(value, types.FunctionType | types.MethodType | functools.partial):
                 yield name, value
-        if not _is_library(type(part)):
-            yield from ((n, f) for n, f in vars(type(part)).items() if isinstance(f, types.FunctionType))
+        yield from _methods(type(part))
+
+
+def _methods(kind: type) -> Iterator[tuple[str, Any]]:
+    """Functions that a user's class has, those of its bases included."""
+    for part in kind.__mro__:
+        if not _is_library(part):
+            yield from ((n, f) for n, f in vars(part).items() if isinstance(f, types.FunctionType))
 
 
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from _methods(type(value))
     for name, inner in getattr(value, "__dict__", {}).items():
         yield f"the attribute '{name}'", inner
 
 
 def _is_library(kind: type) -> bool:
-    return is_library(str(getattr(sys.modules.get(kind.__module__), "__file__", "<")))
+    if kind.__module__ in ("__main__", "__mp_main__"):
+        return False
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return file is None or is_library(file)
 
 
 def _plain(value: Any, depth: int = 3) -> Any:
@@ -130,6 +153,20 @@ def _plain(value: Any, depth: int = 3) -> Any:
         return [_plain(inner, depth - 1) for inner in list(value)[:1000]]
     if depth and isinstance(value, dict):
         return [(repr(key), _plain(inner, depth - 1)) for key, inner in list(value.items())[:1000]]
-    if depth and not isinstance(value, type | types.ModuleType | torch.Tensor) and not _is_library(type(value)):
-        return [_plain(inner, depth - 1) for inner in getattr(value, "__dict__", {}).values()]
+    if isinstance(value, type | types.ModuleType):
+        return _of_namespace(value)
+    if depth and not isinstance(value, torch.Tensor) and not _is_library(type(value)):
+        slots = [getattr(value, n, None) for part in type(value).__mro__ for n in getattr(part, "__slots__", ())]
+        return [_plain(inner, depth - 1) for inner in (*getattr(value, "__dict__", {}).values(), *slots)]
     return id(value)
+
+
+def _of_namespace(value: Any) -> Any:
+    """Plain values of a user's class or module."""
+    file = getattr(value, "__file__", None)
+    library = _is_library(value) if isinstance(value, type) else file is None or is_library(file)
+    if library:
+        return id(value)
+    return [
+        (n, inner) for n, inner in list(vars(value).items()) if isinstance(inner, _PLAIN) and not n.startswith("__")
+    ]

@@ -278,6 +278,50 @@ def test_a_model_that_changes_after_capture_is_captured_again(interpreted, monke
     assert_same(captured, fit(annealed, guide, X, compile=False, **options))
 
 
+def test_a_tensor_that_a_schedule_changes_is_seen(interpreted):
+    beta = torch.tensor(0.1)
+
+    def annealed(x):
+        with pyro.poutine.scale(scale=beta):
+            model(x)
+
+    def schedule(step):
+        beta.fill_(min(1.0, 0.1 + step / 200))
+        return 0.05
+
+    fits = [fit(annealed, guide, X, num_steps=120, learning_rate=schedule, compile=c) for c in (False, "auto")]
+    torch.testing.assert_close(fits[1].losses, fits[0].losses)
+    with pytest.raises(ValueError, match="a tensor that the learning-rate schedule changes"):
+        fit(annealed, guide, X, num_steps=400, learning_rate=schedule, compile=True)
+
+
+def test_what_a_step_does_beside_its_loss_is_seen(interpreted):
+    class Normalized(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.slope = torch.nn.Parameter(torch.tensor([0.3, 0.4]))
+
+        def forward(self, x):
+            with torch.no_grad():
+                self.slope.div_(self.slope.norm())
+            with lvm.data_plate(x):
+                pyro.sample("z", dist.Normal(self.slope.sum() * x, 1.0))
+
+    with pytest.raises(ValueError, match="changed in place"):
+        fit(model, Normalized(), X, num_steps=20, compile=True)
+    with pyro.poutine.scale(scale=5.0), pytest.raises(ValueError, match="handlers"):
+        fit(model, guide, X, num_steps=20, compile=True)
+
+
+def test_objectives_with_gradients_of_their_own_are_refused(interpreted):
+    class Clipped(lvm.objectives.ELBO):
+        def loss_and_grads(self, model, guide, *args, **kwargs):
+            return super().loss_and_grads(model, guide, *args, **kwargs) / 2
+
+    with pytest.raises(ValueError, match="Clipped has gradients of its own"):
+        fit(model, guide, X, objective=Clipped(), num_steps=20, compile=True)
+
+
 def test_an_option_that_is_none():
     with pytest.raises(ValueError, match="^'compile' must be True, False or 'auto'; got 'yes'"):
         fit(model, guide, X, compile="yes")
