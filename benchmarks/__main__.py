@@ -19,7 +19,15 @@ from benchmarks.works import WORKS
 __all__ = ["main"]
 
 _PARTS = [*WORKS, "memory", "first", *CURVES]
-_QUICK_PARTS = ["eight-schools-1", "mixture", "vae-small", "em-float32", "evidence-small", "memory", "growth-particles"]
+_QUICK_PARTS = [
+    "eight-schools-1",
+    "mixture",
+    "vae-small",
+    "em-float32",
+    "evidence-small",
+    "memory",
+    "growth-components",
+]
 _FIRST_STEPS = 10
 
 

@@ -15,7 +15,7 @@ def test_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     torch.set_default_dtype(torch.float32)
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
     evidence, x = names["evidence"], names["x"]
