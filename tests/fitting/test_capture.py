@@ -330,7 +330,8 @@ def test_an_option_that_is_none():
 # ------------------------------------------------------------------------------------------- the choice
 
 
-def test_few_steps_stay_eager_and_the_reason_is_given():
+def test_few_steps_stay_eager_and_the_reason_is_given(monkeypatch):
+    monkeypatch.setattr(pacing, "noted", lambda key: {})
     result = fit(model, guide, X, num_steps=100)
     assert result.execution.startswith("eager: compiling, about 3")
     assert "would not pay for" in result.execution
