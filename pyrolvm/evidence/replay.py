@@ -20,17 +20,9 @@ from pyrolvm.capture import CaptureError, Runner
 
 __all__ = ["Replay", "generators", "same_generators", "set_generators"]
 
-_ATEN = torch.ops.aten
-
-# Worth computing once for each chunk of rows; what is behind the last of them is cheap, and fuses with what follows.
-_HEAVY = {
-    _ATEN.mm.default,
-    _ATEN.addmm.default,
-    _ATEN.bmm.default,
-    _ATEN.baddbmm.default,
-    _ATEN.convolution.default,
-    _ATEN.linalg_cholesky_ex.default,
-}
+# Views of what no draw changes, made anew rather than stored: they cost nothing, and may be much larger than what they
+# are views of.
+_VIEWS = {torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten.permute.default}
 
 _EXACT = 40.0  # softplus(a) is a to the last digit of float64 beyond it, and exp(a) no overflow in float32 up to it
 
@@ -133,16 +125,16 @@ def _split(module: GraphModule) -> tuple[GraphModule, GraphModule]:
 
 
 def _fixed(nodes: list[Node]) -> set[Node]:
-    """The inputs, and what leads up to heavy operations that no draw changes."""
+    """The inputs, and what no draw changes."""
     changed: set[Node] = set()
     for node in nodes:
         seeded = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if seeded or not changed.isdisjoint(node.all_input_nodes):
             changed.add(node)
-    fixed = {node for node in nodes if node.op == "placeholder"}
+    fixed = set(nodes) - changed
     for node in reversed(nodes):
-        if node not in changed and (node.target in _HEAVY or any(user in fixed for user in node.users)):
-            fixed.add(node)
+        if node in fixed and node.target in _VIEWS and fixed.isdisjoint(node.users):
+            fixed.remove(node)
     return fixed
 
 
@@ -155,7 +147,7 @@ class _FewPasses(TorchFunctionMode):
         options = {name: value for name, value in (kwargs or {}).items() if value is not None}
         if func is functional.binary_cross_entropy_with_logits and options == {"reduction": "none"} and len(args) == 2:
             logits, value = args
-            return functional.softplus(logits, threshold=_EXACT) - value * logits
+            return torch.addcmul(functional.softplus(logits, threshold=_EXACT), value, logits, value=-1)
         return func(*args, **(kwargs or {}))
 
 

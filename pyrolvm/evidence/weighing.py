@@ -18,7 +18,7 @@ from pyrolvm.weights import Draws, refuse_invalid
 
 __all__ = ["Chunk", "Weighing"]
 
-_RECORD_SECONDS = 2.0
+_RECORD_SECONDS = 0.5
 _COLD_SECONDS = 10.0  # to compile, before it was measured on this machine
 _SAVED = 1 / 3  # of the time that chunks take, at least, by recording them, and once more by compiling that
 _TIMED = 3  # calls of a graph, the fastest of which counts
@@ -149,7 +149,8 @@ class Weighing:
         seconds = min(_seconds(replay, chunk) for _ in range(_TIMED))
         set_generators(after)
         self._checks, self._checked_on = self._checks - 1, chunk.inputs
-        if same and not replay.is_compiled and self._compile_if_it_pays(replay, seconds):
+        is_first = self._checks == _CHECKS - 1 and not replay.is_compiled
+        if same and is_first and self._compile_if_it_pays(replay, seconds):
             return expected
         if not same or seconds > min(self._programs):
             self.replay, self._is_settled = None, True
@@ -157,9 +158,8 @@ class Weighing:
 
     def _compile_if_it_pays(self, replay: Replay, seconds: float) -> bool:
         """Whether the graph, whose chunks take so long, is machine code now, to be checked anew."""
-        cold = float(capture.noted("compiling").get("seconds", _COLD_SECONDS))
-        cost = 0.0 if capture.is_cached(replay.key) else cold
-        if not replay.can_be_compiled or self._left * min(seconds, *self._programs) * _SAVED < cost:
+        saved = self._left * min(seconds, *self._programs) * _SAVED
+        if not replay.can_be_compiled or not _repays(replay.key, saved):
             return False
         try:
             replay.compile()
@@ -167,6 +167,17 @@ class Weighing:
             return False
         self._checks, self._checked_on = _CHECKS, ()
         return True
+
+
+def _repays(key: str, saved: float) -> bool:
+    """Whether compiled code is at hand, or saves what making it takes: now, and in the calls that went without it."""
+    if capture.is_cached(key):
+        return True
+    lost = float(capture.noted(key).get("lost", 0.0)) + saved
+    if lost < float(capture.noted("compiling").get("seconds", _COLD_SECONDS)):
+        capture.note(key, lost=lost)
+        return False
+    return True
 
 
 def _weights(draws: Draws) -> tuple[Tensor, ...]:

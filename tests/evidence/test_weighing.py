@@ -205,6 +205,14 @@ def test_machine_code_gives_the_same_weights(replays, monkeypatch):
     assert replays[-1].is_compiled
 
 
+def test_compiling_pays_once_calls_without_it_have_lost_as_much(monkeypatch):
+    notes = {"compiling": {"seconds": 10.0}}
+    monkeypatch.setattr(weighing.capture, "noted", lambda key: notes.get(key, {}))
+    monkeypatch.setattr(weighing.capture, "note", lambda key, **figures: notes.update({key: figures}))
+    assert [weighing._repays("graph", 4.0) for _ in range(3)] == [False, False, True]
+    assert not weighing._repays("another", 4.0)
+
+
 def test_where_there_is_no_compiler_the_graph_goes_on(replays, monkeypatch):
     def refuse(*args):
         raise replay.CaptureError("there is no compiler")
