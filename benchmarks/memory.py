@@ -31,7 +31,7 @@ def measure_memory(settings: Settings) -> dict[str, Any]:
         file = Path(folder) / "data.npy"
         np.save(file, data(options))
         for contestant in work.contestants:
-            changes = {"num_data": options["num_data"], "file": str(file), "em_batch_size": 50_000}
+            changes = {"num_data": options["num_data"], "file": str(file)}
             try:
                 process = settings.process(work, contestant, changes)
                 try:

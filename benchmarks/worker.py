@@ -85,12 +85,12 @@ class _Worker:
 
     def _calibrated(self, seconds: float) -> int:
         """Number of units that take about so long, found from longer and longer runs, which also warm up."""
-        count = min(self._most, getattr(self.runner, "least", 1))
+        least = count = min(self._most, getattr(self.runner, "least", 1))
         taken = self.runner.run(count)
         while count < self._most and taken < self._wanted(seconds) / 4:
             count = min(self._most, count * 8)
             taken = self.runner.run(count)
-        return max(1, min(self._most, round(count * self._wanted(seconds) / max(taken, 1e-9))))
+        return max(least, min(self._most, round(count * self._wanted(seconds) / max(taken, 1e-9))))
 
 
 def main() -> None:

@@ -103,7 +103,6 @@ class Ours(_Iterations):
             num_iterations=num_iterations,
             tolerance=0,
             num_restarts=0,
-            batch_size=options.get("em_batch_size"),
             progress=False,
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Bar, Options, Run, climb
-from pyrolvm.fitting.em_sums import Sums, opened, runs_at_once
+from pyrolvm.fitting.em_sums import Sums, runs_at_once
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.seeding import seeded
 
@@ -132,8 +132,7 @@ def fit_em(
     seeds = _seeds(num_restarts, seed)
     rows = rows_of(model, data)
     begin = time.perf_counter()
-    with opened(model, rows, batch_size) as sums:
-        best, num_failed = _best_run(model, sums, options, seeds, progress)
+    best, num_failed = _best_run(model, Sums(model, rows, batch_size), options, seeds, progress)
     _warn_if_doubtful(best, _degenerate(model), options, num_failed)
     return FitResult(
         model=model,

@@ -61,8 +61,12 @@ class Covariance(ABC):
         self,
         weights: Float[Tensor, "*runs num_components batch"],
         vectors: Float[Tensor, "*runs num_components num_features batch"],
+        squares: Float[Tensor, "*runs num_components num_features batch"],
     ) -> tuple[Float[Tensor, "*runs num_components num_features"], Tensor]:
-        """Weighted sums over the batch of vectors, and of their squares or outer products (as the covariance is)."""
+        """Weighted sums over the batch of vectors, and of their squares or outer products (as the covariance is).
+
+        The squares of the vectors' entries are overwritten.
+        """
 
     @abstractmethod
     def estimate(
@@ -190,8 +194,8 @@ class Full(_Matrix):
     def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
         return root @ vectors
 
-    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        weighted = weights.unsqueeze(-2) * vectors
+    def moments(self, weights: Tensor, vectors: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        weighted = torch.mul(weights.unsqueeze(-2), vectors, out=squares)
         return weighted.sum(-1), weighted @ vectors.mT
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
@@ -219,8 +223,8 @@ class Tied(_Matrix):
     def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
         return root.unsqueeze(-3) @ vectors
 
-    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        weighted = weights.unsqueeze(-2) * vectors
+    def moments(self, weights: Tensor, vectors: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        weighted = torch.mul(weights.unsqueeze(-2), vectors, out=squares)
         return weighted.sum(-1), (weighted @ vectors.mT).sum(-3)
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
@@ -248,9 +252,9 @@ class Diagonal(_Axes):
     def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
         return root.unsqueeze(-1) * vectors
 
-    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, weights: Tensor, vectors: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
         columns = weights.unsqueeze(-1)
-        return (vectors @ columns).squeeze(-1), (vectors.square() @ columns).squeeze(-1)
+        return (vectors @ columns).squeeze(-1), (squares @ columns).squeeze(-1)
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
         return second_moments / counts.unsqueeze(-1) - shifts.square()
@@ -279,9 +283,9 @@ class Spherical(_Axes):
     def multiply(self, root: Tensor, vectors: Tensor) -> Tensor:
         return root[..., None, None] * vectors
 
-    def moments(self, weights: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, weights: Tensor, vectors: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
         columns = weights.unsqueeze(-1)
-        return (vectors @ columns).squeeze(-1), (vectors.square() @ columns).sum((-2, -1))
+        return (vectors @ columns).squeeze(-1), (squares @ columns).sum((-2, -1))
 
     def estimate(self, counts: Tensor, shifts: Tensor, second_moments: Tensor) -> Tensor:
         return (second_moments / counts - shifts.square().sum(-1)) / shifts.shape[-1]

@@ -104,10 +104,12 @@ def expect(
         parameters: Of R runs.
         x: The rows.
     """
-    vectors = _whiten(kind, parameters, x)
-    log_joint = torch.add(parameters.heights.unsqueeze(-1), vectors.square().sum(-2), alpha=-0.5)
+    differences = _differences(parameters, x)
+    vectors = kind.multiply(parameters.whitening, differences)
+    squares = torch.mul(vectors, vectors, out=differences)
+    log_joint = torch.add(parameters.heights.unsqueeze(-1), squares.sum(-2), alpha=-0.5)
     log_density, responsibilities = _normalized(log_joint)
-    statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors))
+    statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors, squares))
     return log_density + parameters.largest, statistics
 
 
@@ -129,7 +131,8 @@ def gather(
     total: list[Tensor] = []
     for rows, part in zip(x.split(size), responsibilities.split(size, -1), strict=True):
         weights = part.double()
-        sums = weights.sum(-1), *kind.moments(weights, _whiten(kind, frame, rows.double()))
+        vectors = kind.multiply(frame.whitening, _differences(frame, rows.double()))
+        sums = weights.sum(-1), *kind.moments(weights, vectors, vectors.square())
         total = [a + b for a, b in zip(total, sums, strict=True)] if total else list(sums)
     return MixtureStatistics(*total)
 
@@ -178,15 +181,14 @@ def maximize(
     return parameters_of(kind, logits, locs, scale, dtype)
 
 
-def _whiten(kind: Covariance, frame: MixtureParameters, x: Tensor) -> Float[Tensor, "runs num_components D batch"]:
-    """y of each row in the coordinates of each component; rows come last, where they are next to each other."""
-    return kind.multiply(frame.whitening, x.mT.contiguous() - frame.locs.unsqueeze(-1))
+def _differences(frame: MixtureParameters, x: Tensor) -> Float[Tensor, "runs num_components num_features batch"]:
+    """Of each row from each mean; rows come last, where they are next to each other."""
+    return x.mT.contiguous() - frame.locs.unsqueeze(-1)
 
 
 def _normalized(log_joint: Tensor) -> tuple[Float[Tensor, "runs batch"], Tensor]:
     """Log sums over components, and responsibilities, with one exponential for both; overwrites its argument."""
     largest = log_joint.amax(-2, keepdim=True).clamp_min_(torch.finfo(log_joint.dtype).min)  # -inf less itself is NaN
-    ratios = log_joint.sub_(largest).clamp_min_(_LEAST).exp_()
-    ratios = torch.threshold_(ratios, 1.1 * math.exp(_LEAST), 0.0)
+    ratios = torch.threshold_(log_joint.sub_(largest), _LEAST, -math.inf).exp_()
     total = ratios.sum(-2, keepdim=True)
     return (total.log() + largest).squeeze(-2), ratios.div_(total)

@@ -50,7 +50,7 @@ def test_a_memory_map_is_never_in_memory_as_a_whole(mapped, monkeypatch):
     monkeypatch.setattr("pyrolvm.fitting.em_data._CHECKED_AT_ONCE", 1000)
     monkeypatch.setattr("pyrolvm.fitting.em._START_ROWS", 300)
     monkeypatch.setattr("pyrolvm.fitting.em._START_ROWS_EACH", 100)
-    monkeypatch.setattr("pyrolvm.fitting.em_sums._NUMBERS_IN_CHUNK", 4000)
+    monkeypatch.setattr("pyrolvm.fitting.em_sums._BYTES_IN_CHUNK", 32000)
     monkeypatch.setattr(
         "pyrolvm.fitting.em_data.np.array", lambda values: sizes.append(len(values)) or real(values), raising=True
     )

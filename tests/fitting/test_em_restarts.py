@@ -1,7 +1,6 @@
 """Restarts at once: each run is what it would be alone, whatever happens to the others."""
 
 import copy
-import threading
 import warnings
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from pyrolvm.datasets import faithful
 from pyrolvm.fitting.em import ExpectationMaximization, fit_em
 from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Options, climb
-from pyrolvm.fitting.em_sums import opened, runs_at_once
+from pyrolvm.fitting.em_sums import Sums, runs_at_once
 from pyrolvm.models import GaussianMixture
 
 KINDS = ["full", "tied", "diagonal", "spherical"]
@@ -26,9 +25,9 @@ def fit(model, data, **options):
 
 def runs_of(model, data, seeds, num_iterations=300):
     rows = rows_of(model, data)
-    with opened(model, rows, None) as sums:
-        parameters = model.starts(rows.x, seeds)
-        return dict(climb(model, sums, parameters, Options(num_iterations, 1e-7), lambda runs: None))
+    parameters = model.starts(rows.x, seeds)
+    sums = Sums(model, rows, None)
+    return dict(climb(model, sums, parameters, Options(num_iterations, 1e-7), lambda runs: None))
 
 
 @pytest.fixture(scope="module")
@@ -130,40 +129,6 @@ def test_an_interrupt_leaves_the_best_of_the_runs_that_ended(x, monkeypatch):
     ended = min(run.losses[-1] for run in runs.values() if len(run.losses) < longest)
     assert len(first.losses) < longest
     assert -model.log_density(x).sum().item() == pytest.approx(ended, rel=1e-10)
-
-
-def test_threads_change_nothing_and_are_given_back(x):
-    def in_a_new_thread():
-        seen = []
-        thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        return seen[0]
-
-    expected = fit(GaussianMixture(3, 2), x, batch_size=20)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        result = fit(GaussianMixture(3, 2), x, batch_size=20)
-        assert torch.get_num_threads() == in_a_new_thread() == 3
-    finally:
-        torch.set_num_threads(before)
-    torch.testing.assert_close(result.losses, expected.losses, rtol=1e-10, atol=0)
-
-
-def test_errors_in_threads_reach_the_caller(x, monkeypatch):
-    def expect(self, parameters, rows):
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(GaussianMixture, "expect", expect)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with pytest.raises(RuntimeError, match="out of order"):
-            fit(GaussianMixture(3, 2), x, batch_size=20)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_steps_read_no_value(x):
