@@ -81,7 +81,7 @@ class _Worker:
         return found
 
     def _wanted(self, seconds: float) -> float:
-        return max(seconds, 2 * getattr(self.runner, "in_common", 0.0))
+        return max(seconds, 4 * getattr(self.runner, "in_common", 0.0))
 
     def _calibrated(self, seconds: float) -> int:
         """Number of units that take about so long, found from longer and longer runs, which also warm up."""

@@ -50,11 +50,11 @@ _LIBRARIES = (
 # out for many seconds.
 _SETTINGS = {"fallback_random": True, "cpp.vec_isa_ok": True}
 
-# How often a value may be used, and of how many operations it may be, to be computed again rather than stored: making a
-# small tensor costs more than computing it again and again.
-_SMALL = 4096
-_STORE_LITTLE = {"realize_reads_threshold": 16, "realize_opcount_threshold": 120}
-_STORE_LEAST = {"realize_reads_threshold": 64, "realize_opcount_threshold": 1000}
+# How often a value may be used, and of how many operations it may be, to be computed again rather than stored, where
+# all tensors are small: making one costs more than computing it again and again.
+_SMALL = 1024
+_STORE_LEAST = {"realize_reads_threshold": 64, "realize_opcount_threshold": 1000, "force_pointwise_cat": True}
+_ONE_BY_ONE = 16  # entries; torch draws fewer one after the other on a CPU, wherever they are
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 
 
@@ -195,6 +195,7 @@ def _without_side_effects(
     for node in set(slots).difference(buffers, read):
         pure.graph.erase_node(node)
     _write_noise_plainly(pure)
+    _draw_together(pure)
     _reorder(pure, [*placeholders[: len(leaves)], *buffers, *read, *placeholders[len(leaves) + len(slots) :]])
     output = pure.graph.output_node()
     results: Any = output.args[0]
@@ -215,8 +216,46 @@ def _write_noise_plainly(module: GraphModule) -> None:
                     (list(value.shape),),
                     {"dtype": value.dtype, "device": value.device, "pin_memory": False},
                 )
+            noise.meta["val"] = value
             node.replace_all_uses_with(noise)
             module.graph.erase_node(node)
+
+
+def _draw_together(module: GraphModule) -> None:
+    """Draw small standard normal tensors that follow each other at once: on a CPU the numbers are the same."""
+    seeded = torch.Tag.nondeterministic_seeded
+    draws = [node for node in module.graph.nodes if seeded in getattr(node.target, "tags", ())]
+    together: list[Node] = []
+    for node in draws:
+        if not _can_be_drawn_with(together, node):
+            _draw_at_once(module, together)
+            together = []
+        together.append(node)
+    _draw_at_once(module, together)
+
+
+def _can_be_drawn_with(others: list[Node], node: Node) -> bool:
+    """Whether some draws may have another join them."""
+    parts = [*others, node]
+    if any(part.target is not torch.ops.aten.randn.default or part.meta["val"].device.type != "cpu" for part in parts):
+        return False
+    small = sum(part.meta["val"].numel() for part in parts) < _ONE_BY_ONE
+    return small and len({part.meta["val"].dtype for part in parts}) == 1
+
+
+def _draw_at_once(module: GraphModule, draws: list[Node]) -> None:
+    """Put one draw in the place of some."""
+    if len(draws) < 2:
+        return
+    aten, sizes = torch.ops.aten, [node.meta["val"].numel() for node in draws]
+    with module.graph.inserting_before(draws[0]):
+        whole = module.graph.call_function(aten.randn.default, ([sum(sizes)],), dict(draws[0].kwargs))
+        for i, node in enumerate(draws):
+            part = module.graph.call_function(aten.slice.Tensor, (whole, 0, sum(sizes[:i]), sum(sizes[: i + 1])))
+            shaped = module.graph.call_function(aten.view.default, (part, list(node.meta["val"].shape)))
+            node.replace_all_uses_with(shaped)
+    for node in draws:
+        module.graph.erase_node(node)
 
 
 def _reorder(module: GraphModule, placeholders: Sequence[Node]) -> None:
@@ -370,7 +409,7 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
     with torch.no_grad(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         graph = make_fx(function, tracing_mode="fake")(*example)
-        settings = _STORE_LEAST if _largest(graph) <= _SMALL else _STORE_LITTLE
+        settings = _STORE_LEAST if _largest(graph) <= _SMALL else {}
         with patch({**_SETTINGS, **settings}), _draws_left_alone():
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
@@ -379,9 +418,9 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
 
 
 def _largest(module: GraphModule) -> int:
-    """Entries of the largest tensor in a graph, loops included."""
+    """Entries of the largest tensor that a graph computes, loops included."""
     parts = [part for part in module.modules() if isinstance(part, GraphModule)]
-    values = [node.meta.get("val") for part in parts for node in part.graph.nodes]
+    values = [node.meta.get("val") for part in parts for node in part.graph.nodes if node.op == "call_function"]
     return max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
 
 

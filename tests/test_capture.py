@@ -50,6 +50,25 @@ def test_noise_is_the_generator_s():
         torch.testing.assert_close(tuple(replay(recording, WEIGHTS)), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_noise_that_follows_each_other_is_drawn_at_once(dtype):
+    """Ten entries in two draws, then what is drawn otherwise, then 15 and 1, too many to be drawn as one."""
+
+    def noisy(x):
+        first = torch.randn((), dtype=dtype), torch.randn(3, 3, dtype=dtype)
+        coin = torch.bernoulli(x / 10)
+        return (*first, coin, torch.randn(5, 3, dtype=dtype), torch.randn(1, dtype=dtype), torch.randn(40, dtype=dtype))
+
+    recording = record(noisy, (WEIGHTS,))
+    assert recording.graph.code.count("aten.randn.default") == 4
+    for seed in range(3):
+        torch.manual_seed(seed)
+        expected, after = noisy(WEIGHTS), torch.get_rng_state()
+        torch.manual_seed(seed)
+        torch.testing.assert_close(tuple(replay(recording, WEIGHTS)), expected, rtol=0, atol=0)
+        assert torch.equal(after, torch.get_rng_state())
+
+
 def test_a_value_that_is_read_is_refused_with_its_line():
     def branching(x):
         return (x if x.sum() > 0 else -x,)

@@ -58,7 +58,8 @@ class Replay:
         self._runner: Runner = self._drawn
         self.is_compiled = False
         self._prepare(inputs)
-        self.key = "\n".join(map(str, (self._drawn.code, _kinds(self._read), inspect.getsource(sys.modules[__name__]))))
+        sources = [inspect.getsource(module) for module in (capture, sys.modules[__name__])]
+        self.key = "\n".join(map(str, (self._drawn.code, _kinds(self._read), *sources)))
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:
         """Whether inputs have the shapes that were recorded.
