@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.choice import measure_choice
 from benchmarks.driver import Settings, measure_first, measure_work
 from benchmarks.environments import HERE, STORE, versions
 from benchmarks.growth import CURVES, measure_growth
@@ -18,7 +19,7 @@ from benchmarks.works import WORKS
 
 __all__ = ["main"]
 
-_PARTS = [*WORKS, "memory", "first", *CURVES]
+_PARTS = [*WORKS, "memory", "first", "choice", *CURVES]
 _QUICK_PARTS = [
     "eight-schools-1",
     "mixture",
@@ -67,7 +68,7 @@ def main() -> None:
 def _measured(parts: list[str], settings: Settings, folder: Path) -> dict[str, Any]:
     """Measure the parts one by one; what is known is written after each."""
     folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"works": {}, "memory": {}, "first": {}, "growth": {}}
+    results: dict[str, Any] = {"works": {}, "memory": {}, "first": {}, "choice": {}, "growth": {}}
     if (folder / "results.json").exists():
         results |= json.loads((folder / "results.json").read_text())
     results |= {
@@ -82,6 +83,8 @@ def _measured(parts: list[str], settings: Settings, folder: Path) -> dict[str, A
             results["works"][part] = measure_work(WORKS[part], settings)
         elif part in CURVES:
             results["growth"][part] = measure_growth(CURVES[part], settings)
+        elif part == "choice":
+            results["choice"] = measure_choice(settings)
         elif part == "memory":
             results["memory"] = measure_memory(settings)
         else:

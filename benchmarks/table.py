@@ -24,6 +24,8 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["## EM from a memory map", "", *_memory(results["memory"]), ""]
     if results["first"]:
         lines += ["## Time to the first steps", "", *_first(results["first"]), ""]
+    if results["choice"]:
+        lines += ['## What `compile="auto"` costs', "", *_choice(results["choice"]), ""]
     if results["growth"]:
         lines += ["## How cost grows", "", *_growth(results["growth"]), ""]
     return "\n".join(lines)
@@ -110,6 +112,23 @@ def _first(first: dict[str, Any]) -> Iterator[str]:
             cells = [f"{answer[column]:.1f}" if column in answer else "" for column in ("import", "cold", "cached")]
             cells = [_cell(answer["failure"]), "", ""] if "failure" in answer else cells
             yield f"| {WORKS[key].title} | {name} | {' | '.join(cells)} |"
+
+
+def _choice(choice: dict[str, Any]) -> Iterator[str]:
+    yield (
+        "Seconds of whole fits, compiled code in the cache. The last column is the time of `auto` over the better of "
+        "the other two, a median over rounds; wanted: at most 1.1."
+    )
+    yield ""
+    yield "| | steps | eager | compiled | auto | auto / better |"
+    yield "|---|---|---|---|---|---|"
+    for key, rows in choice.items():
+        if "failure" in rows:
+            yield f"| {WORKS[key].title} | {_cell(rows['failure'])} | | | | |"
+            continue
+        for row in rows:
+            times = " | ".join(_time(row[name]) for name in ("eager", "compiled", "auto"))
+            yield f"| {WORKS[key].title} | {row['steps']:,} | {times} | {row['ratio']:.2f} |"
 
 
 def _growth(growth: dict[str, Any]) -> Iterator[str]:

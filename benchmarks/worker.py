@@ -3,6 +3,7 @@
     {"do": "first", "count": 10}    -> {"seconds": ..., "import": ...}   the first steps of a fresh process
     {"do": "check", "count": 2000}  -> {"losses": [...]}                 from the common start
     {"do": "time", "seconds": 1.0}  -> {"seconds": ..., "count": ...}    seconds a unit, from a run of about that long
+    {"do": "fit_once", ...}         -> {"seconds": ...}                  of a whole fit
     {"do": "memory", ...}           -> whatever the runner's `memory` gives
 
 The process ends when its input does.
@@ -74,6 +75,10 @@ class _Worker:
                 return {"seconds": taken / self._count, "count": self._count}
             self._count = min(self._most, 4 * self._count)
         raise RuntimeError("the machine is too busy: a long run took no longer than a short one")
+
+    def fit_once(self, count: int, compile: bool | str) -> dict[str, Any]:
+        """Seconds of one whole fit of so many steps."""
+        return {"seconds": self.runner.fit_once(count, compile)}
 
     def memory(self, **request: Any) -> dict[str, Any]:
         """What the runner's own measurement of memory gives."""

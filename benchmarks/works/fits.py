@@ -66,6 +66,14 @@ class Fits:
         self.in_common = statistics.median(self._shorts[-5:])
         return self._seconds(_SHORT + count) - self.in_common
 
+    def fit_once(self, count: int, compile: bool | str) -> float:
+        """Seconds of one whole fit of a fresh pair."""
+        self._options["compile"] = compile
+        pair = self._build()
+        start = time.perf_counter()
+        self._fit(pair, count)
+        return time.perf_counter() - start
+
     def losses(self, count: int) -> list[float]:
         """Losses of a fresh pair."""
         self._pair = self._build()
