@@ -16,6 +16,7 @@ from pyrolvm.programs import (
     autoguide_plates,
     evaluation_mode,
     module_of,
+    buffers_of,
     modules_in_reach,
     parameters_of,
     replay,
@@ -75,7 +76,7 @@ def restored(*programs: Program | None) -> Iterator[set[Tensor]]:
     """
     modules = dict.fromkeys(module for program in programs for module in modules_in_reach(program))
     frozen: set[Tensor] = {p for module in modules for p in module.parameters() if not p.requires_grad}
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    buffers = [(buffer, buffer.clone()) for buffer in buffers_of(*programs)]
     try:
         yield frozen
     finally:

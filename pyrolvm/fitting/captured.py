@@ -19,7 +19,7 @@ from pyrolvm.fitting.diagnosis import Snapshot
 from pyrolvm.fitting.rows import Batch
 from pyrolvm.fitting.updates import Update, update_of
 from pyrolvm.objectives import Objective
-from pyrolvm.programs import Minibatch, apart, module_of, modules_in_reach
+from pyrolvm.programs import Minibatch, apart, buffers_of
 
 if TYPE_CHECKING:
     from pyrolvm.fitting.loop import Loop
@@ -112,7 +112,6 @@ class CapturedStep:
     def _check_against_step(self, batch: Batch) -> None:
         """Compare one step of the graph with one of the loop itself, with all that is around it, and take both back."""
         loop, before = self.loop, Snapshot(self.loop)
-        buffers = [buffer.clone() for buffer in self.recording.buffers]
         numbers = torch.from_numpy(self.bundles.schedule(1, loop.rates(1)))
         start = (*self._start(), *self.bundles.tensors(), *self.recording.buffers)
         found = self.interpreted(torch.tensor(1, device="cpu"), *start, *self._read([batch], numbers))
@@ -122,9 +121,6 @@ class CapturedStep:
         expected = (*found[:2], *self.bundles.tensors(), *self.recording.buffers)
         same = torch.equal(noise, self._noise()) and self._agree(expected, found) and self._moved_alike(expected, found)
         before.restore(loop)
-        with torch.no_grad():
-            for buffer, value in zip(self.recording.buffers, buffers, strict=True):
-                buffer.copy_(value)
         if not same:
             raise CaptureError(
                 "a step does something that its loss and gradients do not show, or Pyro handlers act on it"
@@ -331,7 +327,7 @@ def _refuse_side_effects(loop: "Loop", recording: Recording) -> None:
     ours = [tensor.untyped_storage().data_ptr() for tensor in state if tensor.numel()]
     if any(places.count(place) > 1 for place in ours):
         raise CaptureError("a parameter or a buffer shares its memory with another tensor that the programs use")
-    known = {id(buffer) for module in _modules(loop) for buffer in module.buffers()}
+    known = {id(buffer) for buffer in buffers_of(loop.model, loop.guide)}
     strange = [tensor for tensor in recording.buffers if id(tensor) not in known]
     if strange:
         raise CaptureError(
@@ -339,15 +335,10 @@ def _refuse_side_effects(loop: "Loop", recording: Recording) -> None:
         )
 
 
-def _modules(loop: "Loop") -> list[torch.nn.Module]:
-    modules = {m for program in (loop.model, loop.guide) for m in (module_of(program), *modules_in_reach(program))}
-    return [module for module in modules if module is not None]
-
-
 @contextmanager
 def _aside(loop: "Loop") -> Iterator[None]:
     """Run programs without a trace: generators and buffers are left as they were."""
-    buffers = list({id(b): b for module in _modules(loop) for b in module.buffers()}.values())
+    buffers = buffers_of(loop.model, loop.guide)
     kept = [buffer.clone() for buffer in buffers]
     python, numpy = random.getstate(), np.random.get_state()
     try:

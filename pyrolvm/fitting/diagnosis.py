@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 
-from pyrolvm.programs import first_invalid_site, module_of
+from pyrolvm.programs import buffers_of, first_invalid_site, module_of
 
 if TYPE_CHECKING:
     from pyrolvm.fitting.batches import Batch
@@ -18,10 +18,11 @@ _REMEDY = "Try a smaller learning_rate, or check the priors and the data's scale
 
 
 class Snapshot:
-    """Parameters, optimizer, generators and step of a loop, to go back to."""
+    """Parameters, buffers of modules, optimizer, generators and step of a loop, to go back to."""
 
     def __init__(self, loop: "Loop") -> None:
         self.parameters = [p.detach().clone() for p in loop.parameters]
+        self.buffers = [(buffer, buffer.clone()) for buffer in buffers_of(loop.model, loop.guide)]
         self.optimizer = copy.deepcopy(loop.optimizer.state_dict())
         self.num_groups = len(loop.optimizer.param_groups)
         self.generator = torch.get_rng_state()
@@ -38,6 +39,8 @@ class Snapshot:
         with torch.no_grad():
             for parameter, value in zip(loop.parameters, self.parameters, strict=True):
                 parameter.copy_(value)
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
         loop.optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # which would train the snapshot's tensors
         torch.set_rng_state(self.generator)
         if self.cuda is not None:

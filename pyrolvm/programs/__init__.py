@@ -30,7 +30,7 @@ from pyrolvm.programs.binding import (
     unshare_parameters,
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
-from pyrolvm.programs.modules import evaluation_mode, module_of, modules_in_reach
+from pyrolvm.programs.modules import buffers_of, evaluation_mode, module_of, modules_in_reach
 from pyrolvm.programs.plates import (
     Minibatch,
     SharedRows,
@@ -76,6 +76,7 @@ __all__ = [
     "bind",
     "bind_state",
     "block",
+    "buffers_of",
     "check",
     "chunks",
     "count_rows",

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 from torch.nn import Module
 
-__all__ = ["evaluation_mode", "module_of", "modules_in_reach"]
+__all__ = ["buffers_of", "evaluation_mode", "module_of", "modules_in_reach"]
 
 
 def module_of(program: Any, *, methods: bool = True) -> Module | None:
@@ -52,6 +53,16 @@ def modules_in_reach(program: Any) -> list[Module]:
     except (TypeError, ValueError):  # no function of Python, or a variable that is not set yet
         pass
     return [value for value in (*given, *getattr(owner, "__dict__", {}).values()) if isinstance(value, Module)]
+
+
+def buffers_of(*programs: Any) -> list[Tensor]:
+    """Buffers of the modules in reach of programs, such as running means, each once.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    found = (buffer for program in programs for module in modules_in_reach(program) for buffer in module.buffers())
+    return list(dict.fromkeys(found))
 
 
 def _unwrapped(program: Any, given: list[Any] | None = None) -> Any:

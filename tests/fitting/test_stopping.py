@@ -67,6 +67,29 @@ def test_patience_goes_back_also_where_the_steps_run_out():
     torch.testing.assert_close(lvm.objectives.ELBO().bound(without.model, None, *held_out).sum(), values[-1])
 
 
+class Normalized(PyroModule):
+    """A regression on batch-normalized columns, which keeps running moments."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = PyroModule[torch.nn.BatchNorm1d](8, momentum=0.5)
+        self.weights = torch.nn.Parameter(torch.zeros(8))
+
+    def forward(self, x, y):
+        with lvm.data_plate(x):
+            pyro.sample("y", dist.Normal(self.norm(x) @ self.weights, 1.0), obs=y)
+
+
+def test_patience_goes_back_to_the_running_moments_of_the_best_parameters():
+    """Validation is in evaluation mode, which reads them."""
+    train, held_out = noise_to_overfit()
+    result = fit(Normalized(), None, train, validation=held_out, num_epochs=40, batch_size=3, patience=50)
+    values = torch.tensor([value for _, value in result.validation])
+    assert values.argmax() < 39
+    bound = lvm.objectives.ELBO().bound(result.model.eval(), None, *held_out).sum()
+    torch.testing.assert_close(bound, values.max())
+
+
 def test_validation_without_minibatches_is_each_100_steps():
     result = fit(mixture, None, X, num_steps=210, validation=X)
     assert [step for step, _ in result.validation] == [100, 200]
