@@ -1,7 +1,6 @@
 """Run the benchmarks: ``python -m benchmarks [part ...] [--quick]``."""
 
 import argparse
-import datetime
 import json
 import time
 from pathlib import Path
@@ -68,17 +67,17 @@ def main() -> None:
 def _measured(parts: list[str], settings: Settings, folder: Path) -> dict[str, Any]:
     """Measure the parts one by one; what is known is written after each."""
     folder.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"works": {}, "memory": {}, "first": {}, "choice": {}, "growth": {}}
+    common = {"quick": settings.quick, "machine": machine.describe(settings.threads), "versions": versions()}
+    results: dict[str, Any] = {"works": {}, "memory": {}, "first": {}, "choice": {}, "growth": {}, "moments": {}}
     if (folder / "results.json").exists():
-        results |= json.loads((folder / "results.json").read_text())
-    results |= {
-        "date": datetime.date.today().strftime("%d %B %Y").lstrip("0"),
-        "quick": settings.quick,
-        "busy": settings.busy,
-        "machine": machine.describe(settings.threads),
-        "versions": versions(),
-    }
+        known = json.loads((folder / "results.json").read_text())
+        other = [name for name, value in common.items() if known.get(name) != value]
+        if other:
+            raise SystemExit(f"{folder} has results with another {' and '.join(other)}: choose another --output folder.")
+        results |= known
+    results |= common
     for part in parts:
+        results["moments"][part] = {**machine.moment(), "busy": settings.busy}
         if part in WORKS:
             results["works"][part] = measure_work(WORKS[part], settings)
         elif part in CURVES:

@@ -1,11 +1,13 @@
 """What the machine is that the figures were measured on."""
 
+import datetime
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe", "use_cores"]
+__all__ = ["describe", "moment", "use_cores"]
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -21,7 +23,18 @@ def describe(threads: int) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+def moment() -> dict[str, Any]:
+    """When something is measured, of which state of the code, and what else the machine is doing."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "date": datetime.date.today().strftime("%d %B %Y").lstrip("0"),
+        "commit": described.stdout.strip() or "unknown",
+        "load": round(os.getloadavg()[0], 2),
     }
 
 

@@ -17,32 +17,36 @@ def markdown(results: dict[str, Any]) -> str:
     Args:
         results: What ``results.json`` holds.
     """
-    lines = ["# Results", "", *_head(results), ""]
+    lines, moments = ["# Results", "", *_head(results), ""], results["moments"]
     for key, measured in results["works"].items():
-        lines += [f"## {WORKS[key].title}", "", *_work(WORKS[key], measured), ""]
+        lines += [f"## {WORKS[key].title}", "", *_work(WORKS[key], measured), "", _moment(moments[key]), ""]
     if results["memory"]:
-        lines += ["## EM from a memory map", "", *_memory(results["memory"]), ""]
+        lines += ["## EM from a memory map", "", *_memory(results["memory"]), "", _moment(moments["memory"]), ""]
     if results["first"]:
-        lines += ["## Time to the first steps", "", *_first(results["first"]), ""]
+        lines += ["## Time to the first steps", "", *_first(results["first"]), "", _moment(moments["first"]), ""]
     if results["choice"]:
-        lines += ['## What `compile="auto"` costs', "", *_choice(results["choice"]), ""]
+        title = '## What `compile="auto"` costs'
+        lines += [title, "", *_choice(results["choice"]), "", _moment(moments["choice"]), ""]
     if results["growth"]:
-        lines += ["## How cost grows", "", *_growth(results["growth"]), ""]
+        lines += ["## How cost grows", "", *_growth(results["growth"], moments), ""]
     return "\n".join(lines)
 
 
 def _head(results: dict[str, Any]) -> Iterator[str]:
     machine, versions = results["machine"], results["versions"]
     yield (
-        f"Measured on {results['date']} on {machine['threads']} of {machine['cores']} cores of {machine['processor']} "
-        f"({machine['memory_gib']} GiB, {machine['system']}), CPU only, Python {machine['python']}; load "
-        f"of the machine before the start: {machine['load_at_start']}."
+        f"Measured on {machine['threads']} of {machine['cores']} cores of {machine['processor']} "
+        f"({machine['memory_gib']} GiB, {machine['system']}), CPU only, Python {machine['python']}."
     )
-    if results["busy"]:
-        yield "Threads of OpenMP waited asleep (`--busy`)."
     yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
     if results["quick"]:
         yield "\n**A quick run: it shows that everything works, its figures mean little.**"
+
+
+def _moment(moment: dict[str, Any]) -> str:
+    """When a part was measured, of which code, and how busy the machine was."""
+    asleep = ", threads of OpenMP waiting asleep (`--busy`)" if moment["busy"] else ""
+    return f"*{moment['date']}, {moment['commit']}, load before the start {moment['load']}{asleep}.*"
 
 
 def ratios(measured: dict[str, Any], ours: str, name: str) -> list[float]:
@@ -131,7 +135,7 @@ def _choice(choice: dict[str, Any]) -> Iterator[str]:
             yield f"| {WORKS[key].title} | {row['steps']:,} | {times} | {row['ratio']:.2f} |"
 
 
-def _growth(growth: dict[str, Any]) -> Iterator[str]:
+def _growth(growth: dict[str, Any], moments: dict[str, Any]) -> Iterator[str]:
     for key, measured in growth.items():
         curve = CURVES[key]
         yield f"**{curve.title}**: median time of {measured['unit']}."
@@ -141,6 +145,8 @@ def _growth(growth: dict[str, Any]) -> Iterator[str]:
         for name, answers in measured["contestants"].items():
             cells = [_cell(a) if isinstance(a, str) else _time(statistics.median(a)) for a in answers]
             yield f"| {name} | " + " | ".join(cells) + " |"
+        yield ""
+        yield _moment(moments[key])
         yield ""
 
 

@@ -8,10 +8,12 @@ they need, they raise ``CaptureError``, and callers go on eagerly.
 import contextlib
 import gc
 import hashlib
+import inspect
 import json
 import logging
 import os
 import platform
+import sys
 import sysconfig
 import threading
 import time
@@ -19,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import pyro
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "CaptureError",
@@ -38,6 +42,7 @@ __all__ = [
     "noted",
     "record",
     "replayed",
+    "source",
     "while_less",
 ]
 
@@ -55,6 +60,7 @@ _SETTINGS = {"fallback_random": True, "cpp.vec_isa_ok": True}
 _SMALL = 1024
 _STORE_LEAST = {"realize_reads_threshold": 64, "realize_opcount_threshold": 1000, "force_pointwise_cat": True}
 _ONE_BY_ONE = 16  # entries; torch draws fewer one after the other on a CPU, wherever they are
+_READING = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 
 
@@ -76,7 +82,7 @@ class CaptureError(Exception):
 class Recording:
     """What a function does, as a graph without side effects.
 
-    The graph maps (*leaves, *buffers, *constants, *inputs) to (*results, *buffers afterwards).
+    The graph maps (*leaves, *buffers, *constants, *inputs), all contiguous, to (*results, *buffers afterwards).
 
     Attributes:
         graph: The graph.
@@ -89,6 +95,15 @@ class Recording:
     leaves: tuple[Tensor, ...]
     buffers: tuple[Tensor, ...]
     constants: tuple[Tensor, ...]
+
+    def run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What the graph gives for other inputs, with all else as it is now.
+
+        Args:
+            inputs: Arguments of the function.
+        """
+        read = (tensor.detach().contiguous() for tensor in (*self.constants, *inputs))
+        return tuple(self.graph(*self.leaves, *self.buffers, *read))
 
 
 def record(
@@ -108,12 +123,24 @@ def record(
 
     try:
         with _without_collection():
-            module = make_fx(function)(*inputs)
+            with _NoValues():
+                module = make_fx(function)(*inputs)
             _say_what_changes(module)
             constants = _lift(module, leaves)
             return _without_side_effects(module, leaves, constants, inputs)
     except Exception as error:  # a program may do anything that a graph cannot hold
         raise CaptureError(_why(error)) from error
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuses what turns tensors into other things than tensors, which a graph would hold as constants."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _READING:
+            raise ValueError(f"data-dependent: {func}")
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -176,7 +203,11 @@ def _without_side_effects(
     """The graph with what it wrote into tensors as further outputs."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    copies = [tensor.detach().clone() for tensor in (*leaves, *constants, *inputs)]
+    contiguous = torch.contiguous_format  # as they will be given, whatever strides they had in the run
+    copies = [tensor.detach().clone(memory_format=contiguous) for tensor in (*leaves, *constants, *inputs)]
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
+    module.recompile()
     pure = make_fx(torch.func.functionalize(module))(*copies)
     pure.graph.eliminate_dead_code()
     placeholders = [node for node in pure.graph.nodes if node.op == "placeholder"]
@@ -249,7 +280,8 @@ def _draw_at_once(module: GraphModule, draws: list[Node]) -> None:
         return
     aten, sizes = torch.ops.aten, [node.meta["val"].numel() for node in draws]
     with module.graph.inserting_before(draws[0]):
-        whole = module.graph.call_function(aten.randn.default, ([sum(sizes)],), dict(draws[0].kwargs))
+        kind = {"dtype": draws[0].meta["val"].dtype, "device": draws[0].meta["val"].device, "pin_memory": False}
+        whole = module.graph.call_function(aten.randn.default, ([sum(sizes)],), kind)
         for i, node in enumerate(draws):
             part = module.graph.call_function(aten.slice.Tensor, (whole, 0, sum(sizes[:i]), sum(sizes[: i + 1])))
             shaped = module.graph.call_function(aten.view.default, (part, list(node.meta["val"].shape)))
@@ -275,6 +307,18 @@ def _why(error: Exception) -> str:
     if "_local_scalar_dense" in str(error) or "data-dependent" in str(error):
         return f"the program reads the value of a tensor{where}"
     return f"the program does what no graph can hold{where}: {_first_line(error)}"
+
+
+def source(name: str) -> str:
+    """The code of one of our modules, or our version where only its compiled form is there.
+
+    Args:
+        name: Of the module.
+    """
+    try:
+        return inspect.getsource(sys.modules[name])
+    except OSError:
+        return version("pyrolvm")
 
 
 def is_library(filename: str) -> bool:
@@ -452,7 +496,7 @@ def noted(key: str) -> dict[str, Any]:
     """What earlier fits, of other processes too, noted of a key.
 
     Args:
-        key: Any text; the version of torch, the processor and the number of threads are added to it.
+        key: Any text; torch's version, number of threads and default dtype, and the processor, are added to it.
     """
     try:
         found = json.loads(_entry(key).read_text())
@@ -480,7 +524,8 @@ def _entry(key: str) -> Path:
     """The file that notes of a key are in."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    whole = "\n".join([key, torch.__version__, _processor(), str(torch.get_num_threads())])
+    surroundings = (torch.__version__, _processor(), torch.get_num_threads(), torch.get_default_dtype())
+    whole = "\n".join([key, *map(str, surroundings)])
     return Path(cache_dir()) / "pyrolvm" / f"{hashlib.sha256(whole.encode()).hexdigest()}.json"
 
 

@@ -10,7 +10,7 @@ WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
 
 
 def replay(recording, *inputs):
-    return recording.graph(*recording.leaves, *recording.buffers, *recording.constants, *inputs)
+    return recording.run(inputs)
 
 
 def test_what_a_function_reads_is_an_input_and_is_read_anew():

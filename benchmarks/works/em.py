@@ -102,7 +102,7 @@ class Ours(_Iterations):
             self.x,
             num_iterations=num_iterations,
             tolerance=0,
-            num_restarts=0,
+            num_restarts=options.get("num_restarts", 0),
             progress=False,
         )
 

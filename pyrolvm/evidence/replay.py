@@ -1,8 +1,6 @@
 """The log weights of one chunk as a graph, replayed for other rows and other draws without running the programs."""
 
-import inspect
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,8 +55,11 @@ class Replay:
         self._read: list[Tensor] = []
         self._runner: Runner = self._drawn
         self.is_compiled = False
-        self._prepare(inputs)
-        sources = [inspect.getsource(module) for module in (capture, sys.modules[__name__])]
+        try:
+            self._prepare(inputs)
+        except RuntimeError as error:
+            raise CaptureError(f"the graph of the programs cannot be run: {error}") from error
+        sources = [capture.source(module) for module in (capture.__name__, __name__)]
         self.key = "\n".join(map(str, (self._drawn.code, _kinds(self._read), *sources)))
 
     def fits(self, inputs: Sequence[Tensor]) -> bool:

@@ -1,8 +1,6 @@
 """A captured step: loss, gradients and optimizer as one function of tensors, repeated without Python between steps."""
 
-import inspect
 import random
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, replayed, while_less
+from pyrolvm.capture import CaptureError, Recording, Runner, compiled, record, replayed, source, while_less
 from pyrolvm.fitting.bundles import Bundles
 from pyrolvm.fitting.diagnosis import Snapshot
 from pyrolvm.fitting.rows import Batch
@@ -100,7 +98,7 @@ class CapturedStep:
             loss = self._loss(*inputs)
             gradients = torch.autograd.grad(loss, recording.leaves, allow_unused=True)
         with _aside(self.loop), torch.no_grad():
-            replayed = recording.graph(*recording.leaves, *recording.buffers, *recording.constants, *inputs)
+            replayed = recording.run(inputs)
         for expected, found in zip((loss, *gradients), replayed, strict=False):
             if expected is None or not _close(expected.detach(), found):
                 raise CaptureError(
@@ -135,7 +133,7 @@ class CapturedStep:
         """The graph, the optimizer's rule, all shapes, and the code that puts them together."""
         shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in self._example(1)]
         parts = (CapturedStep, Bundles, Update, CaptureError)
-        sources = [inspect.getsource(sys.modules[part.__module__]) for part in parts]
+        sources = [source(part.__module__) for part in parts]
         kinds = (len(self.recording.buffers), len(self.recording.constants), self._gathers, self.most_steps)
         return "\n".join(map(str, (self.recording.graph.code, self.bundles, kinds, shapes, *sources)))
 
@@ -207,7 +205,7 @@ class CapturedStep:
         for _ in range(3):
             with _aside(self.loop), torch.no_grad():
                 start = time.perf_counter()
-                recording.graph(*recording.leaves, *recording.buffers, *recording.constants, *_inputs(batch))
+                recording.run(_inputs(batch))
                 times.append(time.perf_counter() - start)
         return max(min(times) - dispatch * len(recording.graph.graph.nodes), 0.1 * min(times))
 

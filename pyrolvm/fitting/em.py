@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Bar, Options, Run, climb
-from pyrolvm.fitting.em_sums import Sums, runs_at_once
+from pyrolvm.fitting.em_sums import Sums, runs_at_once, starts_at_once
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.seeding import seeded
 
@@ -185,9 +185,11 @@ def _starts(model: Any, sums: Sums, seeds: list[int]) -> Iterator[tuple[int, Any
         yield 0, model.get_parameters()
         return
     some = sums.rows.some(max(_START_ROWS, _START_ROWS_EACH * getattr(model, "num_components", 1)))
-    size = runs_at_once(model)
+    size, fewer = runs_at_once(model), starts_at_once(some)
     for first in range(0, len(seeds), size):
-        yield first, model.starts(some, seeds[first : first + size])
+        chosen = seeds[first : first + size]
+        parts = [model.starts(some, chosen[i : i + fewer]) for i in range(0, len(chosen), fewer)]
+        yield first, type(parts[0])(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def _best_of(model: Any, runs: list[Run], margin: float) -> Run | None:

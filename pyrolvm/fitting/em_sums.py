@@ -7,12 +7,13 @@ from torch import Tensor
 
 from pyrolvm.fitting.em_data import Rows
 
-__all__ = ["Sums", "runs_at_once"]
+__all__ = ["Sums", "runs_at_once", "starts_at_once"]
 
 _NUMBERS = 2**25  # that all runs at once may hold: 256 MB, some times over
 _BYTES_IN_CHUNK = 2**21  # near the processor
 _BYTES_IN_CHUNK_ELSEWHERE = 2**28  # enough to keep a GPU busy
 _KEPT_BYTES = 31 * 2**20
+_NUMBERS_PER_START = 8  # of each row: distances of some candidates for a center, several times
 _FEWEST_ROWS = 64  # in a chunk, or its products are not worth their start
 
 
@@ -68,6 +69,15 @@ def runs_at_once(model: Any) -> int:
         model: Says how large a run is.
     """
     return max(1, _NUMBERS // max(_size_of_a_run(model), _FEWEST_ROWS * _numbers_per_row(model)))
+
+
+def starts_at_once(rows: Tensor) -> int:
+    """How many starts may be looked for together.
+
+    Args:
+        rows: On which they are found.
+    """
+    return max(1, _NUMBERS // (_NUMBERS_PER_START * max(1, len(rows))))
 
 
 def _chunk_size(model: Any, rows: Rows, num_runs: int) -> int:

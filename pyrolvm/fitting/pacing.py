@@ -130,13 +130,13 @@ class Pace:
 
     def _capture(self, loop: "Loop", batches: Sequence[Batch], remaining: int, say: Callable[[str], None]) -> None:
         """Compile the step if that pays."""
-        hint = _hint(loop)
-        known = noted(noted(hint).get("key", ""))
+        hint, start = _hint(loop), time.perf_counter()
+        similar = noted(hint)
+        known = noted(similar.get("key", ""))
         if self._recorded is None:
-            cost = _recording_seconds() + (0 if "library" in known else _cold_seconds())
+            cost = _recording_seconds(similar) + (0 if "library" in known else _cold_seconds())
             if not self._pays(remaining, known.get("step_seconds", 0.0), cost) or not self._is_checked(loop):
                 return
-            start = time.perf_counter()
             self._recorded = CapturedStep(loop, batches)
             note("recording", seconds=time.perf_counter() - start)
         recorded = self._recorded
@@ -144,15 +144,16 @@ class Pace:
         step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
         if not self._pays(remaining, step, 0 if cached else _cold_seconds()):
             return
-        start = time.perf_counter()
+        compiling = time.perf_counter()
         say("compiling")
         try:
             recorded.compile()
         finally:
             say("fit")
-        note(hint, key=recorded.key)
+        now = time.perf_counter()
+        note(hint, key=recorded.key, **({"seconds": now - start} if cached else {}))
         self.captured, self._compiled = recorded, inf
-        source = "from the cache" if cached else f"in {time.perf_counter() - start:.1f} s"
+        source = "from the cache" if cached else f"in {now - compiling:.1f} s"
         self.reason = f"compiled {source}, after {loop.num_steps} eager steps"
         if self._eager < inf:
             self.reason += f" of {_ms(self._eager)}"
@@ -193,9 +194,13 @@ def _hint(loop: "Loop") -> str:
     return f"{names} {loop.objective!r} {type(loop.optimizer).__name__} {shapes} {loop.batches.batch_size}"
 
 
-def _recording_seconds() -> float:
-    """How long recording took the last time."""
-    return float(noted("recording").get("seconds", _RECORD_SECONDS))
+def _recording_seconds(similar: dict[str, Any]) -> float:
+    """How long recording, and fetching the compiled code, took in a similar fit; or recording in the last one.
+
+    Args:
+        similar: What is noted of fits that look the same.
+    """
+    return float(similar.get("seconds", noted("recording").get("seconds", _RECORD_SECONDS)))
 
 
 def _cold_seconds() -> float:

@@ -82,6 +82,10 @@ class Covariance(ABC):
         """The covariance of root times a vector with a given covariance."""
 
     @abstractmethod
+    def diagonal(self, covariance: Tensor) -> Float[Tensor, "*runs num_features"]:
+        """Variances of the features, one for each component where each has its own; (..., 1) if they are equal."""
+
+    @abstractmethod
     def regularize(self, covariance: Tensor, amount: float) -> Tensor:
         """Add an amount to the diagonal."""
 
@@ -136,6 +140,9 @@ class _Matrix(Covariance):
 
     def transform(self, covariance: Tensor, root: Tensor) -> Tensor:
         return root @ covariance @ root.mT
+
+    def diagonal(self, covariance: Tensor) -> Tensor:
+        return covariance.diagonal(dim1=-2, dim2=-1)
 
     def regularize(self, covariance: Tensor, amount: float) -> Tensor:
         return covariance + amount * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
@@ -246,6 +253,9 @@ class Diagonal(_Axes):
     def initial(self, num_components: int, num_features: int) -> Tensor:
         return torch.ones(num_components, num_features)
 
+    def diagonal(self, covariance: Tensor) -> Tensor:
+        return covariance
+
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(loc, Vindex(scale)[..., z, :]).to_event(1)
 
@@ -276,6 +286,9 @@ class Spherical(_Axes):
 
     def initial(self, num_components: int, num_features: int) -> Tensor:
         return torch.ones(num_components)
+
+    def diagonal(self, covariance: Tensor) -> Tensor:
+        return covariance.unsqueeze(-1)
 
     def component(self, loc: Tensor, scale: Tensor, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(loc, Vindex(scale)[..., z].unsqueeze(-1)).to_event(1)

@@ -2,8 +2,8 @@
 
 R runs share the data and have parameters of their own; R leads in every tensor. The E-step looks at each row in each
 component's own coordinates y = L^-1 (x - loc), with covariance L L^T: densities need |y|^2, and so do the moments that
-the M-step asks for, which are of order 1 there whatever the data's units, so that float32 is enough for products
-within a chunk; over chunks they are added in float64.
+the M-step asks for, which are of order 1 there whatever the data's units once the means have settled, so that float32
+is enough for products within a chunk; over chunks they are added in float64.
 """
 
 import math
@@ -18,6 +18,7 @@ from pyrolvm.models._covariances import Covariance
 __all__ = ["MixtureParameters", "MixtureStatistics", "empty", "expect", "gather", "maximize", "parameters_of", "unit"]
 
 _NOTHING = 1e-30  # rows; a component that explains less has left the data
+_DOUBT = 10.0  # times the rounding of a second moment: less is no variance
 _LEAST = -80.0  # log ratio of responsibilities below which it counts as 0: the smallest of numbers are slow
 _AT_ONCE = 2**22  # numbers of `gather` that are held at once, three times: 100 MB
 
@@ -156,7 +157,8 @@ def maximize(
     """The maximum of the expected log joint density: the M-step.
 
     A component that explains no row has no term in it: it keeps its mean and covariance, and a weight of next to
-    nothing (not 0, whose logit is infinite).
+    nothing (not 0, whose logit is infinite). One whose mean moves very far keeps its covariance for one step more, which
+    cannot lower the likelihood either.
 
     Args:
         kind: The kind of covariance.
@@ -172,13 +174,34 @@ def maximize(
     counts = statistics.counts.clamp_min(_NOTHING)
     root = kind.invert(parameters.whitening.double())
     shifts = torch.where(gone.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
-    covariance = kind.transform(kind.estimate(counts, shifts, statistics.second), root)
-    scale = kind.scale(kind.regularize(covariance, regularization))
+    estimate = kind.estimate(counts, shifts, statistics.second)
+    scale = kind.scale(kind.regularize(kind.transform(estimate, root), regularization))
+    kept = _far_off(kind, estimate, scale, shifts, dtype)
     if kind.per_component:
-        scale = torch.where(gone.reshape(gone.shape + (1,) * (kind.num_dims - 1)), parameters.scale, scale)
+        kept |= gone
+    scale = torch.where(kept.reshape(kept.shape + (1,) * _dims_of_one(kind)), parameters.scale, scale)
     locs = parameters.locs.double() + kind.multiply(root, shifts.unsqueeze(-1)).squeeze(-1)
     logits = (counts / counts.sum(-1, keepdim=True)).log()
     return parameters_of(kind, logits, locs, scale, dtype)
+
+
+def _far_off(
+    kind: Covariance, estimate: Tensor, scale: Tensor, shifts: Tensor, dtype: torch.dtype
+) -> Bool[Tensor, "*components"]:
+    """Where means move so far that second moments about the old ones say little: the covariance waits for the next step.
+
+    What is lost is of the order of the squared shift, in units of the old covariance, times the dtype's precision. A
+    covariance counts as singular only once its mean has settled.
+    """
+    farthest = shifts.square().amax(-1) if kind.per_component else shifts.square().amax((-2, -1))
+    smallest = kind.diagonal(estimate).amin(-1)
+    singular = scale.isnan().flatten(-_dims_of_one(kind)).any(-1) if _dims_of_one(kind) else scale.isnan()
+    return (_DOUBT * torch.finfo(dtype).eps * farthest > smallest) | (singular & (farthest > 1))
+
+
+def _dims_of_one(kind: Covariance) -> int:
+    """Dimensions of one component's scale, or of that which all share."""
+    return kind.num_dims - int(kind.per_component)
 
 
 def _differences(frame: MixtureParameters, x: Tensor) -> Float[Tensor, "runs num_components num_features batch"]:

@@ -162,14 +162,50 @@ def test_an_invalid_weight_is_named_where_it_is(replays, monkeypatch):
     assert str(replayed.value) == str(run.value)
 
 
-@pytest.mark.parametrize("trap", ["numpy", "counter", "value", "loop"])
+def test_data_that_the_model_cannot_produce_are_refused_wherever_they_are(replays):
+    """Row 20 is in the last chunk but one: by then chunks are replayed, without checks."""
+    model, guide, (x,) = vae()
+    lvm.evidence.importance(model, guide, x, **OPTIONS)
+    assert replays
+    x[20, 1] = 0.3
+    with pytest.raises(ValueError, match="Expected value argument .* to be within the support"):
+        lvm.evidence.importance(model, guide, x, **OPTIONS)
+
+
+@pytest.mark.parametrize("batch_size", [5, None])
+def test_tensors_that_are_not_contiguous_are_read_as_they_are(batch_size, replays, monkeypatch):
+    """A view of their memory in the run is a copy in the graph, where they are contiguous."""
+    weights, x = torch.arange(6.0).reshape(3, 2).t(), torch.linspace(-1.0, 1.0, 46).reshape(2, 23).t()
+
+    def model(x):
+        offset = (weights.t().reshape(-1) * torch.arange(6.0)).sum() / 100
+        with lvm.data_plate(x):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            mean = z.unsqueeze(-1) + offset + x.t().reshape(-1).sum()
+            pyro.sample("x", dist.Normal(mean, 1.0).expand((*z.shape, 2)).to_event(1), obs=x)
+
+    def guide(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(0.5 * x[..., 0], 0.9))
+
+    options = OPTIONS | {"batch_size": batch_size}
+    found = lvm.evidence.importance(model, guide, x, **options)
+    assert replays
+    monkeypatch.setattr(weighing, "_RECORD_SECONDS", math.inf)
+    expected = lvm.evidence.importance(model, guide, x, **options)
+    torch.testing.assert_close(found.log_evidence, expected.log_evidence)
+
+
+@pytest.mark.parametrize("trap", ["numpy", "array", "counter", "value", "loop"])
 def test_programs_that_no_graph_can_hold_run_themselves(trap, replays, monkeypatch):
-    """Noise of NumPy, a number that changes between runs, the value of a tensor, particles one by one."""
+    """Noise of NumPy, values by NumPy, a number that changes between runs, a value, particles one by one."""
     x, calls = torch.linspace(-1.0, 1.0, 23), []
 
     def model(x):
         calls.append(1)
         shift = {"numpy": np.random.rand(), "counter": 0.01 * len(calls)}.get(trap, 0.0)
+        if trap == "array":
+            shift = np.asarray(x).mean()
         if trap == "value":
             shift = float(x.mean())
         with lvm.data_plate(x):

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -186,6 +187,25 @@ def branching(x):
         pyro.sample("z", dist.Normal(slope * x, scale))
 
 
+def by_numpy(x):
+    loc = pyro.param("slope", torch.tensor(0.1))
+    scale = 1 + torch.from_numpy(np.abs(loc.detach().numpy()))
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(loc * x, scale))
+
+
+def by_lists(x):
+    scale = 1.0 + max(x.tolist()) / 10
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(0.1)) * x, scale))
+
+
+def by_arrays(x):
+    scale = 1.0 + float(np.asarray(x).max()) / 10
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(0.1)) * x, scale))
+
+
 def counting(x):
     counting.calls += 1
     with lvm.data_plate(x):
@@ -215,6 +235,12 @@ REFUSED = {
         {"guide": branching},
         r"reads the value of a tensor at test_capture.py:\d+ \(scale = 0.5 if",
     ),
+    "reads values by numpy": (
+        {"guide": by_numpy},
+        r"reads the value of a tensor at test_capture.py:\d+ \(scale = 1 \+ torch.from_numpy",
+    ),
+    "reads values by tolist": ({"guide": by_lists}, r"reads the value of a tensor .* \(scale = 1.0 \+ max\(x.tolist"),
+    "reads values by asarray": ({"guide": by_arrays}, r"reads the value of a tensor .*np.asarray"),
     "counts its runs": ({"guide": counting}, "read the attribute 'calls' of 'counting', which changes between steps"),
     "draws elsewhere": ({"guide": drawing}, "do different things with the same noise"),
     "changes a tensor": ({"guide": storing}, "change a tensor of shape .* in place"),
@@ -236,6 +262,18 @@ def test_what_cannot_be_captured_is_refused_or_runs_eagerly(name, interpreted, m
     if name not in ("counts its runs", "draws elsewhere", "changes a tensor"):
         eager = lvm.fit(model, data=X, compile=False, progress=False, seed=0, **options)
         assert torch.equal(automatic.losses, eager.losses)
+
+
+def test_tensors_that_are_not_contiguous_are_read_as_they_are(interpreted):
+    """A view of their memory in the run is a copy in the graph, where they are contiguous."""
+    weights = torch.arange(1.0, 7.0).reshape(3, 2).t()
+
+    def turned(x):
+        offset = (weights.t().reshape(-1) * torch.arange(6.0)).sum() / 100
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(0.1)) * x + offset, 1.0))
+
+    assert_same(fit(model, turned, X, num_steps=60, compile=True), fit(model, turned, X, num_steps=60, compile=False))
 
 
 def test_a_global_that_a_schedule_changes_is_seen(interpreted, monkeypatch):

@@ -222,6 +222,29 @@ def test_on_the_device(x):
     assert -result.losses[-1].item() == pytest.approx(-1130.2640, abs=0.01)
 
 
+@pytest.mark.parametrize("covariance", ["full", "tied", "diagonal", "spherical"])
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+def test_a_start_that_is_far_from_the_rows_is_no_singular_covariance_in_float32(covariance, offset):
+    """The first step moves the mean by up to 100,000 standard deviations, more than float32 can square and subtract."""
+    rows = (torch.randn(2000, 2, generator=torch.Generator().manual_seed(0)) + offset).float()
+    model = GaussianMixture(1, 2, covariance).float()
+    result = fit(model, rows, num_restarts=0)
+    exact = rows.double()
+    torch.testing.assert_close(model.locs[0].detach().double(), exact.mean(0), rtol=0.0, atol=1e-6 * offset)
+    variances = exact.var(0, correction=0)
+    expected = variances.mean() if covariance == "spherical" else variances
+    found = model.covariances.detach().double()
+    found = found.reshape(-1, 2, 2).diagonal(dim1=-2, dim2=-1)[0] if covariance in ("full", "tied") else found[0]
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)
+    assert result.converged
+
+
+def test_rows_on_a_line_are_refused_from_a_far_start_too():
+    rows = torch.randn(200, 1) * torch.tensor([1.0, 2.0]) + 500.0
+    with pytest.raises(ValueError, match="the covariance of component 0 is singular"):
+        fit(GaussianMixture(1, 2, regularization=0.0), rows, num_restarts=0)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

@@ -14,6 +14,7 @@ from pyrolvm.fitting.em import ExpectationMaximization, fit_em
 from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Options, climb
 from pyrolvm.fitting.em_sums import Sums, runs_at_once
+from pyrolvm.fitting import em_sums
 from pyrolvm.models import GaussianMixture
 
 KINDS = ["full", "tied", "diagonal", "spherical"]
@@ -129,6 +130,18 @@ def test_an_interrupt_leaves_the_best_of_the_runs_that_ended(x, monkeypatch):
     ended = min(run.losses[-1] for run in runs.values() if len(run.losses) < longest)
     assert len(first.losses) < longest
     assert -model.log_density(x).sum().item() == pytest.approx(ended, rel=1e-10)
+
+
+def test_starts_that_are_found_in_groups_are_the_same(x, monkeypatch):
+    expected = fit(GaussianMixture(3, 2), x, num_restarts=5)
+    sizes, starts = [], GaussianMixture.starts
+    monkeypatch.setattr(
+        GaussianMixture, "starts", lambda self, rows, seeds: sizes.append(len(seeds)) or starts(self, rows, seeds)
+    )
+    monkeypatch.setattr(em_sums, "_NUMBERS_PER_START", em_sums._NUMBERS // (2 * len(x)))
+    result = fit(GaussianMixture(3, 2), x, num_restarts=5)
+    assert sizes == [2, 2, 1]
+    torch.testing.assert_close(result.losses, expected.losses, rtol=1e-12, atol=0)
 
 
 def test_steps_read_no_value(x):
