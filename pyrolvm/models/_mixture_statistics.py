@@ -19,6 +19,7 @@ __all__ = ["MixtureParameters", "MixtureStatistics", "empty", "expect", "gather"
 
 _NOTHING = 1e-30  # rows; a component that explains less has left the data
 _DOUBT = 10.0  # times the rounding of a second moment: less is no variance
+_SETTLED = 1e-6  # square of a mean's shift, in units of the old variance, from which on it has settled
 _LEAST = -80.0  # log ratio of responsibilities below which it counts as 0: the smallest of numbers are slow
 _AT_ONCE = 2**22  # numbers of `gather` that are held at once, three times: 100 MB
 
@@ -190,13 +191,16 @@ def _far_off(
 ) -> Bool[Tensor, "*components"]:
     """Where means move so far that second moments about the old ones say little: the covariance waits for the next step.
 
-    What is lost is of the order of the squared shift, in units of the old covariance, times the dtype's precision. A
-    covariance counts as singular only once its mean has settled.
+    What is lost of a variance is of the order of the squared shift times the dtype's precision. A covariance counts as
+    singular only once its mean has settled.
     """
-    farthest = shifts.square().amax(-1) if kind.per_component else shifts.square().amax((-2, -1))
-    smallest = kind.diagonal(estimate).amin(-1)
+    squares, variances = shifts.square(), kind.diagonal(estimate)
+    if not kind.per_component:
+        squares = squares.amax(-2)  # of all components, which share the covariance
+    moved = squares > _SETTLED
+    lost = (moved & (_DOUBT * torch.finfo(dtype).eps * squares > variances)).any(-1)
     singular = scale.isnan().flatten(-_dims_of_one(kind)).any(-1) if _dims_of_one(kind) else scale.isnan()
-    return (_DOUBT * torch.finfo(dtype).eps * farthest > smallest) | (singular & (farthest > 1))
+    return lost | (singular & (moved & (squares > variances)).any(-1))
 
 
 def _dims_of_one(kind: Covariance) -> int:

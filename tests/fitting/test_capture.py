@@ -189,7 +189,7 @@ def branching(x):
 
 def by_numpy(x):
     loc = pyro.param("slope", torch.tensor(0.1))
-    scale = 1 + torch.from_numpy(np.abs(loc.detach().numpy()))
+    scale = 1 + torch.from_numpy(np.atleast_1d(loc.detach().numpy())).abs()
     with lvm.data_plate(x):
         pyro.sample("z", dist.Normal(loc * x, scale))
 
