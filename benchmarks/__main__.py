@@ -73,7 +73,9 @@ def _measured(parts: list[str], settings: Settings, folder: Path) -> dict[str, A
         known = json.loads((folder / "results.json").read_text())
         other = [name for name, value in common.items() if known.get(name) != value]
         if other:
-            raise SystemExit(f"{folder} has results with another {' and '.join(other)}: choose another --output folder.")
+            raise SystemExit(
+                f"{folder} has results with another {' and '.join(other)}: choose another --output folder."
+            )
         results |= known
     results |= common
     for part in parts:

@@ -158,8 +158,8 @@ def maximize(
     """The maximum of the expected log joint density: the M-step.
 
     A component that explains no row has no term in it: it keeps its mean and covariance, and a weight of next to
-    nothing (not 0, whose logit is infinite). One whose mean moves very far keeps its covariance for one step more, which
-    cannot lower the likelihood either.
+    nothing (not 0, whose logit is infinite). One whose mean moves very far keeps its covariance for one step more, as
+    this cannot lower the likelihood either.
 
     Args:
         kind: The kind of covariance.
@@ -189,7 +189,7 @@ def maximize(
 def _far_off(
     kind: Covariance, estimate: Tensor, scale: Tensor, shifts: Tensor, dtype: torch.dtype
 ) -> Bool[Tensor, "*components"]:
-    """Where means move so far that second moments about the old ones say little: the covariance waits for the next step.
+    """Where means move so far that second moments about the old ones say little: covariances wait for the next step.
 
     What is lost of a variance is of the order of the squared shift times the dtype's precision. A covariance counts as
     singular only once its mean has settled.

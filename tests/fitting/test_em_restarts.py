@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyrolvm.datasets import faithful
+from pyrolvm.fitting import em_sums
 from pyrolvm.fitting.em import ExpectationMaximization, fit_em
 from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Options, climb
 from pyrolvm.fitting.em_sums import Sums, runs_at_once
-from pyrolvm.fitting import em_sums
 from pyrolvm.models import GaussianMixture
 
 KINDS = ["full", "tied", "diagonal", "spherical"]
