@@ -1,7 +1,20 @@
 """Models p(x, z): one file for each."""
 
 from pyrolvm.models.eight_schools import eight_schools_centered, eight_schools_noncentered
+from pyrolvm.models.factor_analysis import FactorAnalysis
 from pyrolvm.models.gaussian_mixture import GaussianMixture
+from pyrolvm.models.latent_gaussian import LatentGaussian
+from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
+from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
 from pyrolvm.models.vae import VAE
 
-__all__ = ["GaussianMixture", "VAE", "eight_schools_centered", "eight_schools_noncentered"]
+__all__ = [
+    "FactorAnalysis",
+    "GaussianMixture",
+    "LatentGaussian",
+    "PoissonFactorAnalysis",
+    "ProbabilisticPCA",
+    "VAE",
+    "eight_schools_centered",
+    "eight_schools_noncentered",
+]

@@ -1,0 +1,309 @@
+"""What probabilistic PCA and factor analysis share: normal latents, a linear map, normal noise; all in closed form."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.nn import PyroParam
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from pyrolvm.models._inputs import DataMatrix, as_count
+from pyrolvm.models._latent_normal import LatentNormal
+from pyrolvm.seeding import seeded
+
+__all__ = ["LinearGaussian", "LinearParameters", "LinearStatistics"]
+
+
+class LinearParameters(NamedTuple):
+    """Parameters of R runs of EM, in float64.
+
+    Attributes:
+        weights: Of the latents, shape (R, D, L).
+        locs: Means, shape (R, D).
+        variances: Of the noise, shape (R, D); NaN where an M-step found none.
+    """
+
+    weights: Float[Tensor, "runs num_features num_latents"]
+    locs: Float[Tensor, "runs num_features"]
+    variances: Float[Tensor, "runs num_features"]
+
+
+class LinearStatistics(NamedTuple):
+    """Sums over rows, of residuals r = x - loc and latents z, in expectation under p(z | x).
+
+    Attributes:
+        counts: Rows, shape (R,).
+        latents: z, shape (R, L).
+        latent_squares: z z^T, shape (R, L, L).
+        residuals: r, shape (R, D).
+        products: r z^T, shape (R, D, L).
+        squares: r^2, shape (R, D).
+    """
+
+    counts: Float[Tensor, "runs"]
+    latents: Float[Tensor, "runs num_latents"]
+    latent_squares: Float[Tensor, "runs num_latents num_latents"]
+    residuals: Float[Tensor, "runs num_features"]
+    products: Float[Tensor, "runs num_features num_latents"]
+    squares: Float[Tensor, "runs num_features"]
+
+
+class LinearGaussian(LatentNormal):
+    """z ~ N(0, I), x | z ~ N(weights z + loc, diag(scale^2)).
+
+    Args:
+        num_latents: L, below D.
+        num_features: D.
+
+    Attributes:
+        weights: Shape (D, L); a parameter, drawn from N(0, 1/L). Known up to a rotation of the latents.
+        loc: Mean of x, shape (D,); a parameter.
+        scale: Standard deviations of the noise, shape (D,) or (); a parameter.
+    """
+
+    scale: Tensor
+
+    def __init__(self, num_latents: int, num_features: int, scale: Tensor) -> None:
+        super().__init__(type(self).__name__.lower())
+        self.num_latents = as_count(num_latents, "num_latents")
+        self.num_features = as_count(num_features, "num_features")
+        if self.num_latents >= self.num_features:
+            raise ValueError(
+                f"'num_latents' must be below num_features, {self.num_features}; got {self.num_latents}. As many "
+                "latents as features leave nothing to be noise."
+            )
+        weights = torch.randn(self.num_features, self.num_latents) / self.num_latents**0.5
+        self.weights = torch.nn.Parameter(weights)
+        self.loc = torch.nn.Parameter(torch.zeros(self.num_features))
+        self.scale = PyroParam(scale, constraint=constraints.positive)  # type: ignore[assignment]
+
+    def conditional(self, z: Float[Tensor, "*batch num_latents"]) -> dist.TorchDistribution:
+        """The distribution of x given z: N(weights z + loc, diag(scale^2)).
+
+        Args:
+            z: Latents, shape (..., L).
+
+        Returns:
+            A distribution with batch shape (...) and event shape (D,).
+        """
+        return dist.Normal(z @ self.weights.mT + self.loc, self.scale).to_event(1)
+
+    @property
+    def covariance(self) -> Float[Tensor, "num_features num_features"]:
+        """Covariance of x: weights weights^T plus the noise's variances."""
+        return self.weights @ self.weights.mT + self._variances.diag()
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Free parameters; a rotation of the latents changes nothing."""
+
+    def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
+        """log p(x) of each row, in nats: x ~ N(loc, covariance).
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            Shape (N,).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        data = self.check_data(x)
+        return dist.LowRankMultivariateNormal(self.loc, self.weights, self._variances).log_prob(data)
+
+    def posterior(self, x: DataMatrix) -> dist.MultivariateNormal:
+        """p(z | x) of each row: N(M^-1 W^T (x - loc) / scale^2, M^-1) with M = I + W^T W / scale^2.
+
+        Args:
+            x: Data, shape (N, D).
+
+        Returns:
+            A distribution with batch shape (N,) and event shape (L,).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        data = self.check_data(x)
+        scaled = self.weights / self._variances.unsqueeze(-1)
+        precision = torch.eye(self.num_latents).to(scaled) + self.weights.mT @ scaled
+        loc = torch.linalg.solve(precision, scaled.mT @ (data - self.loc).mT).mT
+        return dist.MultivariateNormal(loc, precision_matrix=precision)
+
+    @torch.no_grad()
+    def aic(self, x: DataMatrix) -> float:
+        """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
+
+        Args:
+            x: Data, shape (N, D).
+        """
+        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
+
+    def bic(self, x: DataMatrix) -> float:
+        """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
+
+        Args:
+            x: Data, shape (N, D).
+        """
+        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
+
+    def initialize(self, x: DataMatrix, seed: int | None = 0) -> "LinearGaussian":
+        """Start from the data's means, random weights of the data's scale, and half of the variances as noise.
+
+        Args:
+            x: Data, shape (N, D).
+            seed: An integer leaves the caller's generators as they were; None draws from them.
+
+        Returns:
+            The model itself, changed in place.
+
+        Raises:
+            TypeError, ValueError: As `check_data`, and if a column is constant.
+        """
+        self.set_parameters(self.starts(self.check_data(x), [seed]))
+        return self
+
+    @torch.no_grad()
+    def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> LinearParameters:
+        """Parameters of several runs of EM, each as `initialize` would set them.
+
+        Args:
+            x: Rows as `check_data` gives them.
+            seeds: Of the runs.
+
+        Raises:
+            ValueError: If a column is constant.
+        """
+        data = x.double()
+        variances = data.var(0, correction=0)
+        self._refuse_constant(data, variances)
+        weights = torch.stack([self._drawn(seed) for seed in seeds]).to(variances)
+        half = (variances / 2).sqrt()
+        locs, noise = (value.expand(len(seeds), -1) for value in (data.mean(0), self._pooled(variances / 2)))
+        return LinearParameters(weights * half.unsqueeze(-1), locs, noise)
+
+    def _drawn(self, seed: int | None) -> Tensor:
+        with seeded(seed):
+            shape = self.num_features, self.num_latents
+            return torch.randn(shape, dtype=torch.float64, device="cpu") / self.num_latents**0.5
+
+    def _refuse_constant(self, x: Tensor, variances: Tensor) -> None:
+        rounding = torch.finfo(self._like.dtype).eps * x.abs().amax(0)
+        constant = (variances.sqrt() <= rounding).nonzero().flatten().tolist()
+        if constant:
+            raise ValueError(
+                f"column {constant[0]} of 'x' is constant ({x[0, constant[0]]:g}): its noise would shrink to "
+                "nothing, and the likelihood has no maximum. Leave it out."
+            )
+
+    @torch.no_grad()
+    def get_parameters(self) -> LinearParameters:
+        """The model's parameters as those of one run of EM."""
+        values = (self.weights, self.loc, self._variances)
+        return LinearParameters(*(value.detach().double().unsqueeze(0) for value in values))
+
+    @torch.no_grad()
+    def set_parameters(self, parameters: LinearParameters) -> None:
+        """Set the model's parameters, in place, to those of one run.
+
+        Args:
+            parameters: Of the run.
+
+        Raises:
+            ValueError: If its M-step found no positive variance of the noise; the model is left as it was.
+        """
+        weights, loc, variances = (value[0] for value in parameters)
+        bad = (~(variances > 0)).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"the noise of column {bad[0]} has shrunk to nothing: {self.num_latents} latents explain the column "
+                "without error, and the likelihood has no maximum. Use fewer latents, or leave the column out."
+            )
+        self.weights.copy_(weights)
+        self.loc.copy_(loc)
+        scale = variances.sqrt() if self._scale_shape else variances[0].sqrt()
+        self.get_parameter("scale_unconstrained").copy_(transform_to(constraints.positive).inv(scale))
+
+    @torch.no_grad()
+    def expect(
+        self, parameters: LinearParameters, x: Float[Tensor, "batch num_features"]
+    ) -> tuple[Float[Tensor, "runs batch"], LinearStatistics]:
+        """The E-step on some rows, for `fit_em`; nothing is checked.
+
+        Args:
+            parameters: Of R runs.
+            x: Rows as `check_data` gives them, shape (B, D).
+
+        Returns:
+            log p(x) of each row in nats, shape (R, B), and what the M-step needs of them, which adds up over chunks.
+        """
+        weights, locs, variances = parameters
+        residuals = x.double().mT - locs.unsqueeze(-1)
+        scaled = weights / variances.unsqueeze(-1)
+        precision = torch.eye(self.num_latents).to(weights) + weights.mT @ scaled
+        root, _ = torch.linalg.cholesky_ex(precision)
+        pulled = scaled.mT @ residuals
+        means = torch.cholesky_solve(pulled, root)
+        distances = (residuals.square() / variances.unsqueeze(-1)).sum(-2) - (pulled * means).sum(-2)
+        volume = variances.log().sum(-1) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = self.num_features * math.log(2 * math.pi)
+        size = x.shape[0]
+        statistics = LinearStatistics(
+            weights.new_full((len(weights),), size),
+            means.sum(-1),
+            size * torch.cholesky_inverse(root) + means @ means.mT,
+            residuals.sum(-1),
+            residuals @ means.mT,
+            residuals.square().sum(-1),
+        )
+        return -0.5 * (distances + volume.unsqueeze(-1) + constant), statistics
+
+    @torch.no_grad()
+    def maximize_expected(self, parameters: LinearParameters, statistics: LinearStatistics) -> LinearParameters:
+        """The M-step from what `expect` gave, added up over the rows: a regression of x on z and a constant.
+
+        Args:
+            parameters: Those that `expect` was given.
+            statistics: Of all rows.
+
+        Returns:
+            New parameters; `set_parameters` refuses those of a run that left a column without noise.
+        """
+        counts, latents, latent_squares, residuals, products, squares = statistics
+        crossed = torch.cat([latents, counts.unsqueeze(-1)], -1)
+        gram = torch.cat([torch.cat([latent_squares, latents.unsqueeze(-1)], -1), crossed.unsqueeze(-2)], -2)
+        moments = torch.cat([products, residuals.unsqueeze(-1)], -1)
+        solved = torch.linalg.solve(gram, moments.mT).mT
+        variances = self._pooled((squares - (solved * moments).sum(-1)) / counts.unsqueeze(-1))
+        rounding = torch.finfo(torch.float64).eps * squares / counts.unsqueeze(-1)
+        sound = torch.where(variances > rounding, variances, torch.nan)
+        return LinearParameters(solved[..., :-1], parameters.locs + solved[..., -1], sound)
+
+    @property
+    def numbers_per_row(self) -> int:
+        """Numbers that `expect` holds for each row and run: what `fit_em` chooses the size of its chunks by."""
+        return self.num_features
+
+    @abstractmethod
+    def _pooled(self, variances: Float[Tensor, "*runs num_features"]) -> Float[Tensor, "*runs num_features"]:
+        """Variances of the noise, as the model has them."""
+
+    @property
+    def _scale_shape(self) -> tuple[int, ...]:
+        return tuple(self.get_parameter("scale_unconstrained").shape)
+
+    @property
+    def _variances(self) -> Float[Tensor, "num_features"]:
+        return self.scale.square().expand(self.num_features)
+
+    @property
+    def _like(self) -> Tensor:
+        like = self._parameters["loc"]
+        assert like is not None
+        return like
