@@ -39,6 +39,11 @@ class LatentNormal(PyroModule):
         """
 
     @property
+    def _num_rotations(self) -> int:
+        """Free parameters of a rotation of the latents, which changes nothing where they only meet a matrix."""
+        return self.num_latents * (self.num_latents - 1) // 2
+
+    @property
     @abstractmethod
     def _like(self) -> Tensor:
         """A tensor with the dtype and device of the model; reading it is no statement of the Pyro program."""

@@ -12,6 +12,7 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrolvm.models._criteria import Criteria
 from pyrolvm.models._inputs import DataMatrix, as_count
 from pyrolvm.models._latent_normal import LatentNormal
 from pyrolvm.seeding import seeded
@@ -53,7 +54,7 @@ class LinearStatistics(NamedTuple):
     squares: Float[Tensor, "runs num_features"]
 
 
-class LinearGaussian(LatentNormal):
+class LinearGaussian(Criteria, LatentNormal):
     """z ~ N(0, I), x | z ~ N(weights z + loc, diag(scale^2)).
 
     Args:
@@ -98,11 +99,6 @@ class LinearGaussian(LatentNormal):
         """Covariance of x: weights weights^T plus the noise's variances."""
         return self.weights @ self.weights.mT + self._variances.diag()
 
-    @property
-    @abstractmethod
-    def num_parameters(self) -> int:
-        """Free parameters; a rotation of the latents changes nothing."""
-
     def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
         """log p(x) of each row, in nats: x ~ N(loc, covariance).
 
@@ -135,23 +131,6 @@ class LinearGaussian(LatentNormal):
         precision = torch.eye(self.num_latents).to(scaled) + self.weights.mT @ scaled
         loc = torch.linalg.solve(precision, scaled.mT @ (data - self.loc).mT).mT
         return dist.MultivariateNormal(loc, precision_matrix=precision)
-
-    @torch.no_grad()
-    def aic(self, x: DataMatrix) -> float:
-        """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
-
-    def bic(self, x: DataMatrix) -> float:
-        """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "LinearGaussian":
         """Start from the data's means, random weights of the data's scale, and half of the variances as noise.
@@ -227,7 +206,7 @@ class LinearGaussian(LatentNormal):
             )
         self.weights.copy_(weights)
         self.loc.copy_(loc)
-        scale = variances.sqrt() if self._scale_shape else variances[0].sqrt()
+        scale = variances.sqrt() if self.scale.dim() else variances[0].sqrt()
         self.get_parameter("scale_unconstrained").copy_(transform_to(constraints.positive).inv(scale))
 
     @torch.no_grad()
@@ -293,10 +272,6 @@ class LinearGaussian(LatentNormal):
     @abstractmethod
     def _pooled(self, variances: Float[Tensor, "*runs num_features"]) -> Float[Tensor, "*runs num_features"]:
         """Variances of the noise, as the model has them."""
-
-    @property
-    def _scale_shape(self) -> tuple[int, ...]:
-        return tuple(self.get_parameter("scale_unconstrained").shape)
 
     @property
     def _variances(self) -> Float[Tensor, "num_features"]:

@@ -1,6 +1,5 @@
 """What mixtures have in common: the program with its component enumerated, densities, draws and criteria."""
 
-import math
 from abc import abstractmethod
 
 import pyro
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyrolvm.models._criteria import Criteria
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
@@ -17,7 +17,7 @@ from pyrolvm.seeding import seeded
 __all__ = ["Mixture"]
 
 
-class Mixture(PyroModule):
+class Mixture(Criteria, PyroModule):
     """Mixture: p(x) = sum_k weight_k p(x | k). The component z ~ Categorical(weights) of each datum is enumerated.
 
     Attributes:
@@ -40,11 +40,6 @@ class Mixture(PyroModule):
         Returns:
             A distribution with batch shape that of z and event shape (D,).
         """
-
-    @property
-    @abstractmethod
-    def num_parameters(self) -> int:
-        """Free parameters."""
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
         """The Pyro program, with sites "z" (enumerated) and "x" in the data plate.
@@ -144,23 +139,6 @@ class Mixture(PyroModule):
         with seeded(seed):
             z = dist.Categorical(logits=self.logits).sample((as_count(n, "n"),))
             return self.component(z).sample(), z
-
-    @torch.no_grad()
-    def aic(self, x: DataMatrix) -> float:
-        """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
-
-    def bic(self, x: DataMatrix) -> float:
-        """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
-
-        Args:
-            x: Data, shape (N, D).
-        """
-        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
 
     @property
     def _like(self) -> Tensor:

@@ -41,8 +41,7 @@ class FactorAnalysis(LinearGaussian):
     @property
     def num_parameters(self) -> int:
         """Free parameters: D L - L (L - 1) / 2 weights, D means, and D variances."""
-        rotations = self.num_latents * (self.num_latents - 1) // 2
-        return self.num_features * self.num_latents - rotations + 2 * self.num_features
+        return self.num_features * self.num_latents - self._num_rotations + 2 * self.num_features
 
     def _pooled(self, variances: Tensor) -> Tensor:
         return variances

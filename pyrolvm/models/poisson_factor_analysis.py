@@ -59,8 +59,7 @@ class PoissonFactorAnalysis(LatentNormal):
     @property
     def num_parameters(self) -> int:
         """Free parameters; a rotation of the latents changes nothing."""
-        rotations = self.num_latents * (self.num_latents - 1) // 2
-        return self.num_features * (self.num_latents + 1) - rotations
+        return self.num_features * (self.num_latents + 1) - self._num_rotations
 
     def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
         """Refuse data that are no counts; `fit` calls it once.

@@ -42,8 +42,7 @@ class ProbabilisticPCA(LinearGaussian):
     @property
     def num_parameters(self) -> int:
         """Free parameters: D L - L (L - 1) / 2 weights, D means, and a variance."""
-        rotations = self.num_latents * (self.num_latents - 1) // 2
-        return self.num_features * self.num_latents - rotations + self.num_features + 1
+        return self.num_features * self.num_latents - self._num_rotations + self.num_features + 1
 
     def maximize_likelihood(self, x: DataMatrix) -> "ProbabilisticPCA":
         """Set the parameters, in place, to the maximum of the likelihood.
