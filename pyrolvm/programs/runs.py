@@ -19,6 +19,7 @@ __all__ = [
     "apart",
     "draws_only",
     "first_invalid_site",
+    "hidden",
     "is_delta",
     "is_enumerated",
     "plates_of",
@@ -124,19 +125,29 @@ def _is_sample(msg: Any) -> bool:
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Run programs on the side: handlers outside see no sample site, and the generators are left as they were.
+def hidden() -> Iterator[None]:
+    """Run programs inside another program, whose handlers see no sample site of theirs.
 
     The minibatch in force stays in force.
     """
     batch = active_minibatch()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), poutine.block(hide_fn=_is_sample):
+    with poutine.block(hide_fn=_is_sample):
         if batch is None:
             yield
         else:
             with Minibatch(batch.num_data, batch.rows, batch.name):
                 yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Run programs on the side: handlers outside see no sample site, and the generators are left as they were.
+
+    The minibatch in force stays in force.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices), hidden():
+        yield
 
 
 def run_pair(

@@ -207,7 +207,7 @@ def test_amortized_refusals():
 
 def test_unfitted_amortized_guide_is_not_evaluated():
     guide = lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4).double())
-    with pytest.raises(ValueError, match=r"parameter 'amortized.heads.z' does not exist"):
+    with pytest.raises(ValueError, match=r"parameter 'amortized.z' does not exist"):
         lvm.evidence.importance(linear_model, guide, torch.randn(5, 3))
 
 

@@ -15,7 +15,9 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from pyrolvm.guides import Amortized, PerDatum, SemiAmortized
 from pyrolvm.programs import data_plate
+from pyrolvm.seeding import seeded
 
 DOUBLE = torch.float64
 POINTS = torch.tensor([0.3, -1.2, 2.0, 0.7, -0.4, 1.1], dtype=DOUBLE)
@@ -34,6 +36,8 @@ class Case:
         kind: "local", "both", "global" (with a data plate, only globals are drawn), "joint" or "none" (nothing drawn).
         subsamples: Whether rows may be subsampled.
         score_function: Whether a site of the guide is not reparameterized.
+        auxiliary: Whether the guide has auxiliary sites, so that it has no density at other points.
+        costly: Whether a run takes so long that only the ELBO and one importance-weighted bound are averaged over it.
     """
 
     make: Callable[[], tuple[Any, Any, tuple[Any, ...]]]
@@ -41,6 +45,8 @@ class Case:
     kind: str
     subsamples: bool = True
     score_function: bool = False
+    auxiliary: bool = False
+    costly: bool = False
 
 
 def _number(value: float) -> Tensor:
@@ -228,6 +234,44 @@ def _zeros(site):
     return torch.zeros(site["fn"].shape(), dtype=DOUBLE)
 
 
+# two latents of each datum, one of them positive: a ~ N(0, 1), s ~ LogNormal(a, 0.5), x ~ N(log s, 1)
+def positive_model(x):
+    with data_plate(x):
+        a = pyro.sample("a", dist.Normal(_number(0.0), 1.0))
+        s = pyro.sample("s", dist.LogNormal(a, 0.5))
+        pyro.sample("x", dist.Normal(s.log(), 1.0), obs=x)
+
+
+def positive_evidence():
+    return dist.Normal(0.0, 1.5).log_prob(POINTS)
+
+
+class Columns(torch.nn.Module):
+    """An encoder of points: x and its square."""
+
+    def forward(self, x):
+        return torch.stack([x, x.square() / 4], -1)
+
+
+def of_the_collection(make_guide, model):
+    def make():
+        pyro.clear_param_store()
+        with seeded(0):
+            guide = make_guide(model)
+            guide(POINTS)  # its parameters are made on the first run
+        with torch.no_grad():
+            for name, parameter in guide.named_parameters():
+                if "heads" in name:  # the same wide start for each datum, slightly moved
+                    parameter.mul_(0.2).add_(0.5 if name.endswith("bias") else 0.0)
+        return model, guide.double(), (POINTS,)
+
+    return make
+
+
+def semi_amortized(model):
+    return SemiAmortized(Amortized(model, Columns()), 2, num_particles=2, step_size=0.2)
+
+
 # globals drawn, components enumerated; Vindex makes it broadcast over particles, plain indexing does not
 def bayesian_mixture(index):
     def model(x):
@@ -291,7 +335,7 @@ def schools_guide():
 CASES = {
     "local, functions": Case(lambda: (toy_model, toy_guide, (POINTS,)), toy_evidence, "local"),
     "local, modules": Case(toy_modules, toy_evidence, "local"),
-    "local, AutoNormal": Case(toy_auto_normal, toy_evidence, "local"),
+    "local, AutoNormal": Case(toy_auto_normal, toy_evidence, "local", auxiliary=True),
     "local, AutoDiagonalNormal": Case(toy_auto_diagonal, lambda: toy_evidence().sum(), "joint", subsamples=False),
     "local, discrete": Case(
         lambda: (toy_discrete_model, toy_discrete_guide, (POINTS,)),
@@ -300,6 +344,25 @@ CASES = {
         score_function=True,
     ),
     "local, mixed": Case(lambda: (mixed_model, mixed_guide, (POINTS,)), mixed_evidence, "local", score_function=True),
+    "local, Amortized, full-rank": Case(
+        of_the_collection(lambda model: Amortized(model, Columns(), "full_rank"), positive_model),
+        positive_evidence,
+        "local",
+        auxiliary=True,
+    ),
+    "local, Amortized, flow": Case(
+        of_the_collection(lambda model: Amortized(model, Columns(), "flow"), positive_model),
+        positive_evidence,
+        "local",
+        auxiliary=True,
+        costly=True,
+    ),
+    "local, PerDatum": Case(
+        of_the_collection(lambda model: PerDatum(model, len(POINTS), init_scale=0.6), positive_model),
+        positive_evidence,
+        "local",
+    ),
+    "local, SemiAmortized": Case(of_the_collection(semi_amortized, toy_model), toy_evidence, "local", costly=True),
     "enumerated": Case(
         lambda: (mixture_model, None, (PLANE,)), lambda: mixture_density(PLANE, WEIGHTS, CENTERS), "none"
     ),

@@ -29,7 +29,9 @@ def applies(name, objective_name):
     case = CASES[name]
     if objective_name == "DReG":
         return not case.score_function
-    if objective_name == "RWS, asleep" and name == "local, AutoNormal":  # refused: auxiliary sites
+    if objective_name == "RWS, asleep" and case.auxiliary:  # refused
+        return False
+    if case.costly and objective_name not in ("ELBO", "DReG"):
         return False
     kinds = ("local",) if objective_name == "CUBO" else ("local", "none")  # CUBO has nothing to move without a guide
     return objective_name not in WHOLE or case.kind in kinds

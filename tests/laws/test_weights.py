@@ -106,7 +106,7 @@ def test_local_part_does_not_depend_on_the_scale(name):
         model, guide = lvm.bind(model, guide, *part, seed=0)
         scaled = lvm.log_weights(model, guide, *part, num_particles=3, seed=1)
     assert scaled.scale == len(args[0]) / 2
-    if "AutoNormal" in name:  # its rows are fixed by the first run, so there is no run without the handler
+    if "AutoNormal" in name or "PerDatum" in name:  # they have rows of their own: no run of some without the handler
         return
     plain = lvm.log_weights(model, guide, *part, num_particles=3, seed=1)
     assert plain.scale == 1.0
