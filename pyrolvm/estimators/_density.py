@@ -71,7 +71,7 @@ def new_model(make: type[_Model], X: NDArray[Any], *sizes: int, **options: Any) 
         **options: Its options.
     """
     with seeded(0):
-        return make(*sizes, **options).to(torch.from_numpy(X[:0].copy()).dtype)
+        return make(*sizes, **options).to(torch.float32 if X.dtype == np.float32 else torch.float64)
 
 
 def drawn_seed(random_state: Any) -> int:

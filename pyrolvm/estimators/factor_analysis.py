@@ -86,6 +86,7 @@ class FactorAnalysis(LinearGaussianEstimator):
         check_positive(self.tol, "tol")
         rows = self._factor_rows(X)
         model = new_model(models.FactorAnalysis, rows, self.n_components, rows.shape[1])
+        seed = drawn_seed(self.random_state)
         with in_sklearns_words():
             result = fit_em(
                 model,
@@ -94,7 +95,7 @@ class FactorAnalysis(LinearGaussianEstimator):
                 tolerance=self.tol / len(rows),
                 num_restarts=int(self.n_init),
                 progress=False,
-                seed=drawn_seed(self.random_state),
+                seed=seed,
             )
         self._take(model)
         self.noise_variance_ = model.scale.detach().square().numpy()

@@ -1,6 +1,5 @@
 """Mixtures of Gaussians as a scikit-learn estimator."""
 
-from copy import deepcopy
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -113,8 +112,9 @@ class GaussianMixture(MixtureEstimator):
             check_positive(getattr(self, name), name)
         rows = self._mixture_rows(X)
         goes_on = self.warm_start and hasattr(self, "model_")
-        model = self._last_model(rows) if goes_on else self._new_model(rows)
+        seed = drawn_seed(self.random_state)
         with in_sklearns_words():
+            model = self._last_model(rows) if goes_on else self._new_model(rows)
             result = fit_em(
                 model,
                 rows,
@@ -122,7 +122,7 @@ class GaussianMixture(MixtureEstimator):
                 tolerance=self.tol,
                 num_restarts=0 if goes_on else int(self.n_init),
                 progress=self.verbose > 0,
-                seed=drawn_seed(self.random_state),
+                seed=seed,
             )
         self._take(model, result, len(rows))
         return self
@@ -133,7 +133,8 @@ class GaussianMixture(MixtureEstimator):
         Args:
             X: Data, shape (n_samples, n_features).
         """
-        return self.model_.bic(self._rows(X))
+        rows = self._rows(X)
+        return self.model_.bic(rows)
 
     def aic(self, X: ArrayLike) -> float:
         """Akaike's criterion, in twice nats; lower is better.
@@ -141,7 +142,8 @@ class GaussianMixture(MixtureEstimator):
         Args:
             X: Data, shape (n_samples, n_features).
         """
-        return self.model_.aic(self._rows(X))
+        rows = self._rows(X)
+        return self.model_.aic(rows)
 
     def _new_model(self, rows: NDArray[Any]) -> models.GaussianMixture:
         return new_model(
@@ -156,8 +158,8 @@ class GaussianMixture(MixtureEstimator):
 
     def _last_model(self, rows: NDArray[Any]) -> models.GaussianMixture:
         """A copy of the last fit's model, to go on from."""
-        new, old = self._new_model(rows), deepcopy(self.model_)
-        if repr(new) != repr(old):
+        new, old = self._new_model(rows), self.model_
+        if any(getattr(new, name) != getattr(old, name) for name in ("num_components", "num_features", "covariance")):
             raise ValueError(
                 f"warm_start=True goes on from {old!r}, and {new!r} is asked for. Set warm_start=False to start anew."
             )
