@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
 from pyro.nn import PyroModule, PyroParam
@@ -11,14 +10,18 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyrolvm.models._inputs import DataMatrix, as_count, as_data, as_probabilities
-from pyrolvm.models._k_means import k_means
-from pyrolvm.models._mixture_statistics import MixtureStatistics, gather, unit
+from pyrolvm.models._mixture_statistics import MixtureStatistics
 from pyrolvm.models._variational_bayes import (
     Hyperparameters,
     Prior,
+    draw_predictive,
     expect_in_posterior,
+    given,
     hyperparameters,
+    log_predictive,
+    log_responsibilities,
     minus_divergence,
+    start,
     update,
 )
 from pyrolvm.seeding import seeded
@@ -97,9 +100,9 @@ class MixturePosterior(PyroModule):
 
     @property
     def covariances(self) -> Tensor:
-        """Inverses of the posterior means of the precisions: full (K, D, D), tied (D, D), diagonal (K, D), spherical (K,).
+        """Inverses of the posterior means of the precisions, in squared units of x, as scikit-learn's `covariances_`.
 
-        In squared units of x, as scikit-learn's `covariances_`.
+        Shaped full (K, D, D), tied (D, D), diagonal (K, D), spherical (K,).
         """
         return self._kind.covariance(getattr(self, self._kind.parameter))
 
@@ -122,7 +125,8 @@ class MixturePosterior(PyroModule):
     def elbo(self, x: DataMatrix) -> Float[Tensor, ""]:
         """The evidence lower bound E_q[log p(x, z, parameters) - log q(z, parameters)], in nats, with all constants.
 
-        z has its best posterior given q(parameters). At most log p(x), and equal to it where K = 1 after a fit.
+        z has its best posterior q(z) given q(parameters). At most log p(x), and equal to it after a fit where K = 1.
+        `lvm.objectives.ELBO` with this guide is somewhat tighter, since it sums z out given the parameters.
 
         Args:
             x: Data, shape (N, D): those of the fit.
@@ -147,9 +151,8 @@ class MixturePosterior(PyroModule):
         Raises:
             TypeError, ValueError: As `check_data`.
         """
-        data, current = self.check_data(x), self.get_parameters()
-        log_joint = current.heights[0].unsqueeze(-1) - self._squares(current, data).sum(-2) / 2
-        return log_joint.softmax(0).mT.to(data.dtype)
+        data = self.check_data(x)
+        return log_responsibilities(self._prior, self.get_parameters(), data).softmax(-1).to(data.dtype)
 
     @torch.no_grad()
     def log_predictive_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
@@ -170,14 +173,8 @@ class MixturePosterior(PyroModule):
         References:
             Bishop 2006, equation 10.81.
         """
-        data, current = self.check_data(x), self.get_parameters()
-        heights = self._weight_prior.mean(current.concentration)[0].log() - self._kind.log_determinant(
-            current.scale[0], data.shape[-1]
-        )
-        tails = self._components.log_predictive(
-            self._squares(current, data), current.degrees[0], current.mean_precision[0]
-        )
-        return (heights.unsqueeze(-1) + tails).logsumexp(0).to(data.dtype)
+        data = self.check_data(x)
+        return log_predictive(self._prior, self.get_parameters(), data).to(data.dtype)
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> tuple[Float[Tensor, "n num_features"], Int[Tensor, "n"]]:
@@ -193,18 +190,9 @@ class MixturePosterior(PyroModule):
         Raises:
             ValueError: If n is below 1.
         """
-        current, components = self.get_parameters(), self._components
-        degrees, mean_precision = current.degrees[0], current.mean_precision[0]
-        free = components.over_components(components.predictive_degrees(degrees)).expand_as(mean_precision)
-        factor = components.predictive_factor(degrees, mean_precision)
         with seeded(seed):
-            z = dist.Categorical(self.weights).sample((as_count(n, "n"),))
-            locs = current.locs[0, z]
-            num_groups = locs.shape[-1] // components.num_tied
-            chi2 = dist.Chi2(free[z].unsqueeze(-1).expand(-1, num_groups)).sample()
-            stretch = (factor[z] * free[z]).unsqueeze(-1) / chi2
-            deviations = self._kind.component(locs, current.scale[0], z).sample() - locs
-        return (locs + stretch.sqrt() * deviations).to(self._like.dtype), z
+            x, z = draw_predictive(self._prior, self.get_parameters(), as_count(n, "n"))
+        return x.to(self._like.dtype), z
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "MixturePosterior":
         """Start from k-means: one k-means++ run on standardized data, then one M-step from its clusters.
@@ -234,11 +222,11 @@ class MixturePosterior(PyroModule):
             TypeError, ValueError: As `check_data`; if the responsibilities are no probabilities of that shape.
         """
         data = self.check_data(x)
-        shape = (len(data), len(self.mean_precision))
+        shape = (len(data), self.guided_model.num_components)
         weights = as_probabilities(responsibilities, shape, data.double())
         counts = weights.sum(0).unsqueeze(-1)
         centers = torch.where(counts > 0, weights.mT @ data.double() / counts, self._prior.loc)
-        self.set_parameters(self._updated(data, centers.unsqueeze(0), weights.mT.unsqueeze(0)))
+        self.set_parameters(given(self._prior, data, centers.unsqueeze(0), weights.mT.unsqueeze(0)))
 
     @torch.no_grad()
     def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> Hyperparameters:
@@ -250,17 +238,7 @@ class MixturePosterior(PyroModule):
             x: Rows as `check_data` gives them.
             seeds: Of the runs.
         """
-        num_components = len(self.mean_precision)
-        num_clusters = min(num_components, len(x.unique(dim=0)))
-        labels, centers = k_means(x, num_clusters, seeds)
-        numbers = torch.arange(num_clusters, device=x.device).unsqueeze(-1)
-        members = labels.unsqueeze(-2) == numbers
-        order = members.sum(-1).argsort(stable=True, dim=-1, descending=True).unsqueeze(-1)
-        members, centers = members.take_along_dim(order, -2), centers.take_along_dim(order, -2)
-        missing = num_components - num_clusters
-        members = torch.nn.functional.pad(members, (0, 0, 0, missing))
-        centers = torch.cat([centers, self._prior.loc.expand(len(centers), missing, -1)], -2)
-        return self._updated(x, centers, members)
+        return start(self._prior, x, self.guided_model.num_components, seeds)
 
     @torch.no_grad()
     def get_parameters(self) -> Hyperparameters:
@@ -292,7 +270,7 @@ class MixturePosterior(PyroModule):
             self._kind.parameter: parameters.scale,
         }
         for name, value in values.items():
-            _, (constraint, _) = name, self._pyro_params[name]
+            constraint, _ = self._pyro_params[name]
             self.get_parameter(f"{name}_unconstrained").copy_(transform_to(constraint).inv(value[0]))
 
     @torch.no_grad()
@@ -336,16 +314,6 @@ class MixturePosterior(PyroModule):
     def numbers_per_row(self) -> int:
         """Numbers that `expect` holds for each row and run: what `fit_em` chooses the size of its chunks by."""
         return self.locs.numel()
-
-    def _updated(self, x: Tensor, centers: Tensor, members: Tensor) -> Hyperparameters:
-        """The M-step from given components of the rows, taken in coordinates about given centers."""
-        frame = unit(self._kind, centers)
-        return update(self._prior, frame, gather(self._kind, frame, x, members))
-
-    def _squares(self, current: Hyperparameters, x: Tensor) -> Float[Tensor, "num_components num_features num_data"]:
-        """Squares of the rows' coordinates in which component k has mean 0 and covariance I."""
-        differences = x.double().mT - current.locs[0].unsqueeze(-1)
-        return self._kind.multiply(current.whitening[0], differences).square()
 
     @property
     def _prior(self) -> Prior:

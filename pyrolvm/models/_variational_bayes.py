@@ -5,17 +5,33 @@ parameters where EM has log densities, the M-step gives hyperparameters of that 
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 from torch import Tensor
+from torch.nn.functional import pad
 
-from pyrolvm.models._mixture_statistics import MixtureParameters, MixtureStatistics, expect
+from pyrolvm.models._k_means import k_means
+from pyrolvm.models._mixture_statistics import MixtureParameters, MixtureStatistics, expect, gather, unit
 from pyrolvm.models._normal_wishart import NormalWishart
 from pyrolvm.models._weight_priors import WeightPrior
 
-__all__ = ["Hyperparameters", "Prior", "expect_in_posterior", "hyperparameters", "minus_divergence", "update"]
+__all__ = [
+    "Hyperparameters",
+    "Prior",
+    "draw_predictive",
+    "expect_in_posterior",
+    "given",
+    "hyperparameters",
+    "log_predictive",
+    "log_responsibilities",
+    "minus_divergence",
+    "start",
+    "update",
+]
 
 
 class Prior(NamedTuple):
@@ -108,6 +124,47 @@ def expect_in_posterior(
     return expect(prior.components.kind, frame, x.double())
 
 
+def start(
+    prior: Prior, x: Float[Tensor, "num_data num_features"], num_components: int, seeds: Sequence[int | None]
+) -> Hyperparameters:
+    """Hyperparameters of several runs after an M-step from clusters of the rows, the largest first.
+
+    Where there are fewer distinct rows than components, the last components start without rows.
+
+    Args:
+        prior: The prior.
+        x: The rows.
+        num_components: K.
+        seeds: Of the runs.
+    """
+    num_clusters = min(num_components, len(x.unique(dim=0)))
+    labels, centers = k_means(x, num_clusters, seeds)
+    members = labels.unsqueeze(-2) == torch.arange(num_clusters, device=x.device).unsqueeze(-1)
+    order = members.sum(-1).argsort(stable=True, dim=-1, descending=True).unsqueeze(-1)
+    members, centers = members.take_along_dim(order, -2), centers.take_along_dim(order, -2)
+    missing = num_components - num_clusters
+    others = prior.loc.expand(len(centers), missing, -1)
+    return given(prior, x, torch.cat([centers, others], -2), pad(members, (0, 0, 0, missing)))
+
+
+def given(
+    prior: Prior,
+    x: Float[Tensor, "num_data num_features"],
+    centers: Float[Tensor, "runs num_components num_features"],
+    responsibilities: Num[Tensor, "runs num_components num_data"],
+) -> Hyperparameters:
+    """Hyperparameters after an M-step from given responsibilities.
+
+    Args:
+        prior: The prior.
+        x: The rows.
+        centers: Points near the components' rows, about which moments are taken.
+        responsibilities: Of each component for each row; columns sum to 1.
+    """
+    frame = unit(prior.components.kind, centers)
+    return update(prior, frame, gather(prior.components.kind, frame, x, responsibilities))
+
+
 def update(prior: Prior, frame: MixtureParameters | Hyperparameters, statistics: MixtureStatistics) -> Hyperparameters:
     """The M-step: hyperparameters of the best posterior given the rows' components.
 
@@ -156,3 +213,62 @@ def minus_divergence(prior: Prior, current: Hyperparameters) -> Float[Tensor, "r
     means = (num_features * (ratio - 1 - ratio.log()) + squares).sum(-1) / 2
     precisions = prior.components.divergence(current.degrees, current.scale, prior.degrees, prior.root)
     return -(prior.weights.divergence(current.concentration, prior.concentration) + means + precisions)
+
+
+def log_responsibilities(
+    prior: Prior, current: Hyperparameters, x: Float[Tensor, "num_data num_features"]
+) -> Float[Tensor, "num_data num_components"]:
+    """Logs of q(z) of each row, up to a number of its own.
+
+    Args:
+        prior: Says of which kind the hyperparameters are.
+        current: Of one run.
+        x: The rows.
+    """
+    return (current.heights[0].unsqueeze(-1) - _squares(prior, current, x).sum(-2) / 2).mT
+
+
+def log_predictive(
+    prior: Prior, current: Hyperparameters, x: Float[Tensor, "num_data num_features"]
+) -> Float[Tensor, "num_data"]:
+    """Log densities of rows with parameters integrated out, in nats.
+
+    Args:
+        prior: Says of which kind the hyperparameters are.
+        current: Of one run.
+        x: The rows.
+    """
+    components = prior.components
+    log_weights = prior.weights.mean(current.concentration)[0].log()
+    heights = log_weights - components.kind.log_determinant(current.scale[0], x.shape[-1])
+    squares = _squares(prior, current, x)
+    tails = components.log_predictive(squares, current.degrees[0], current.mean_precision[0])
+    return (heights.unsqueeze(-1) + tails).logsumexp(0)
+
+
+def draw_predictive(
+    prior: Prior, current: Hyperparameters, n: int
+) -> tuple[Float[Tensor, "n num_features"], Int[Tensor, "n"]]:
+    """Rows, each with parameters of its own, and their components.
+
+    Args:
+        prior: Says of which kind the hyperparameters are.
+        current: Of one run.
+        n: How many.
+    """
+    components, mean_precision, degrees = prior.components, current.mean_precision[0], current.degrees[0]
+    z = dist.Categorical(prior.weights.mean(current.concentration)[0]).sample((n,))
+    locs = current.locs[0, z]
+    free = components.over_components(components.predictive_degrees(degrees)).expand_as(mean_precision)[z]
+    num_groups = locs.shape[-1] // components.num_tied
+    chi2 = dist.Chi2(free.unsqueeze(-1).expand(-1, num_groups)).sample()
+    stretch = (components.predictive_factor(degrees, mean_precision)[z] * free).unsqueeze(-1) / chi2
+    return locs + stretch.sqrt() * (components.kind.component(locs, current.scale[0], z).sample() - locs), z
+
+
+def _squares(
+    prior: Prior, current: Hyperparameters, x: Tensor
+) -> Float[Tensor, "num_components num_features num_data"]:
+    """Squares of the rows' coordinates in which component k has mean 0 and covariance I."""
+    differences = x.double().mT - current.locs[0].unsqueeze(-1)
+    return prior.components.kind.multiply(current.whitening[0], differences).square()

@@ -114,11 +114,11 @@ class Dirichlet(WeightPrior):
         return concentration / concentration.sum(-1, keepdim=True)
 
     def divergence(self, concentration: Tensor, prior: Tensor) -> Tensor:
-        return kl_divergence(dist.Dirichlet(concentration), dist.Dirichlet(prior.expand_as(concentration)))
+        return _divergence(concentration, prior)
 
 
 class StickBreaking(WeightPrior):
-    """weight_k = v_k prod_{j<k} (1 - v_j), v_k ~ Beta(1, concentration), and all that is left for the last component."""
+    """weight_k = v_k prod_{j<k} (1 - v_j), v_k ~ Beta(1, concentration); the last component gets what is left."""
 
     site = "sticks"
 
@@ -147,12 +147,18 @@ class StickBreaking(WeightPrior):
         return self._broken(logs[..., 0], logs[..., 1]).exp()
 
     def divergence(self, concentration: Tensor, prior: Tensor) -> Tensor:
-        return kl_divergence(dist.Dirichlet(concentration), dist.Dirichlet(prior.expand_as(concentration))).sum(-1)
+        return _divergence(concentration, prior).sum(-1)
 
     @staticmethod
     def _broken(broken_off: Tensor, left: Tensor) -> Tensor:
         """Sums of logs over the sticks before, and the stick itself."""
         return pad(broken_off, (0, 1)) + pad(left.cumsum(-1), (1, 0))
+
+
+def _divergence(concentration: Tensor, prior: Tensor) -> Tensor:
+    """Of Dirichlet distributions, in nats; there may be none."""
+    those = (dist.Dirichlet(values, validate_args=False) for values in (concentration, prior.expand_as(concentration)))
+    return kl_divergence(*those)
 
 
 def _log(weights: Tensor) -> Tensor:

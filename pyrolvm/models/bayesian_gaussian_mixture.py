@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from pyrolvm.models._covariances import KINDS
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor, check_choice
 from pyrolvm.models._mixture_posterior import MixturePosterior
-from pyrolvm.models._normal_wishart import normal_wishart
+from pyrolvm.models._normal_wishart_kinds import normal_wishart
 from pyrolvm.models._weight_priors import WEIGHT_PRIORS
 from pyrolvm.programs import data_plate
 
@@ -39,7 +39,7 @@ class MixtureDraws(NamedTuple):
 
 
 class BayesianGaussianMixture(PyroModule):
-    """Bayesian mixture of Gaussians: p(x) = integral of prod_n sum_k weight_k N(x_n; loc_k, covariance_k) over the prior.
+    """Bayesian mixture of Gaussians: x_n ~ sum_k weight_k N(loc_k, covariance_k), and priors on all parameters.
 
     Weights ~ Dirichlet(concentration), or broken off a stick for a Dirichlet process truncated at K components,
     v_k ~ Beta(1, concentration); covariances and means from the conjugate prior: with matrices, inverse covariance
@@ -175,11 +175,12 @@ class BayesianGaussianMixture(PyroModule):
         return self.component_prior.kind.covariance(self.prior_root)
 
     @torch.no_grad()
-    def center_priors(self, x: DataMatrix) -> "BayesianGaussianMixture":
-        """Set mean_prior to the mean of data and covariance_prior to their covariance (over N - 1), as scikit-learn does.
+    def set_empirical_priors(self, x: DataMatrix) -> "BayesianGaussianMixture":
+        """Set mean_prior to the mean of data and covariance_prior to their covariance, as scikit-learn does.
 
-        The prior then depends on the data, and the ELBO bounds the evidence of that prior. A singular covariance has a
-        millionth of the mean variance added to its diagonal, or 1 where there is none.
+        The covariance is over N - 1; the simpler kinds take its diagonal, or the mean of that. The prior then depends
+        on the data, and the ELBO bounds the evidence of that prior. A singular covariance has a millionth of the mean
+        variance added to its diagonal, or 1 where there is none.
 
         Args:
             x: Data, shape (N, D).
@@ -202,7 +203,7 @@ class BayesianGaussianMixture(PyroModule):
         return self
 
     def variational_posterior(self) -> MixturePosterior:
-        """A new variational posterior q(weights) prod_k q(loc_k, covariance_k) of the prior's family, equal to the prior.
+        """A new variational posterior q(weights) prod_k q(loc_k, covariance_k), of the prior's family and equal to it.
 
         A guide of the model, which `lvm.fit_em` fits in closed form, and which has the posterior predictive density.
         """
@@ -249,7 +250,7 @@ class BayesianGaussianMixture(PyroModule):
 
 def _above(value: Any, least: float, name: str) -> float:
     """A number of the prior."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"'{name}' must be a number; got {value!r}.")
     if not least < value < math.inf:
         raise ValueError(f"'{name}' must be above {least:g} and finite; got {value}.")
