@@ -39,6 +39,10 @@ class ExpectationMaximization(Protocol):
     likelihood spurious) and `numbers_per_row` (how many numbers `expect` holds for each row and run, from which the
     size of chunks is chosen).
 
+    Variational Bayes has the same steps: a posterior of a Bayesian model's parameters, which is a guide of it, may
+    stand for the model. `expect` then gives what rows add to the ELBO, `outside_rows(parameters)` what else the ELBO
+    of each run has, in nats, and `guided_model` is the model.
+
     Example:
         >>> from pyrolvm.models import GaussianMixture
         >>> isinstance(GaussianMixture(2, 2), ExpectationMaximization)
@@ -84,15 +88,17 @@ def fit_em(
     progress: bool = True,
     seed: int | None = None,
 ) -> FitResult:
-    """Maximize the log-likelihood, sum_n log p(x_n), by expectation maximization.
+    """Maximize the log-likelihood, sum_n log p(x_n), by expectation maximization; or the ELBO, by variational Bayes.
 
     Each iteration sets the parameters to the maximum of E[log p(x, z)] under p(z | x) at the parameters before, which
     cannot lower the log-likelihood. It climbs to a local maximum, slowly where components overlap, so it is restarted
     and the best run is kept; runs with a degenerate component (a spurious spike, mostly) count only if all have one.
     Restarts run at once, as far as memory allows, and data are gone through in chunks, a memory map's on disk.
+    Variational Bayes does the same with the ELBO and a posterior's hyperparameters: coordinate ascent.
 
     Args:
-        model: A model with both steps in closed form; its parameters are set in place. It computes where it is.
+        model: A model with both steps in closed form, or the `variational_posterior()` of one; its parameters are set
+            in place. It computes where it is.
         data: A tensor, an array, a memory map (`np.load(path, mmap_mode="r")`), a torch Dataset, or a DataLoader (whose
             dataset is used), shape (N, D).
         sample_weights: How often each row counts, shape (N,), at least 0 and not all 0, so that sum_n weight_n
@@ -107,8 +113,8 @@ def fit_em(
         seed: An integer leaves the caller's generators as they were; None draws from them.
 
     Returns:
-        The fit, with `losses` minus the total log-likelihood in nats after each iteration of the best run,
-        `converged` of that run, `seconds` of all, and no guide.
+        The fit, with `losses` minus the total log-likelihood, or the ELBO, in nats after each iteration of the best
+        run, `converged` of that run, `seconds` of all, and no guide but a variational posterior.
 
     Raises:
         TypeError: If the model has no such steps or takes no weights, or the data or an option is of the wrong type.
@@ -120,6 +126,7 @@ def fit_em(
 
     References:
         Dempster, Laird & Rubin 1977, theorem 1 (the log-likelihood never falls).
+        Beal & Ghahramani 2003, section 2 (variational Bayes as EM).
 
     Example:
         >>> from pyrolvm.models import GaussianMixture
@@ -129,9 +136,10 @@ def fit_em(
         True
     """
     if not isinstance(model, ExpectationMaximization) or not isinstance(model, torch.nn.Module):
+        remedy = "Pass its variational_posterior()." if hasattr(model, "variational_posterior") else ""
         raise TypeError(
             "'model' must have an E-step and an M-step, as lvm.models.GaussianMixture has; got "
-            f"{type(model).__name__}. Use lvm.fit(model, guide, data)."
+            f"{type(model).__name__}. {remedy or 'Use lvm.fit(model, guide, data).'}"
         )
     options = _checked_options(num_iterations, tolerance)
     if batch_size is not None:
@@ -146,9 +154,10 @@ def fit_em(
     begin = time.perf_counter()
     best, num_failed = _best_run(model, Sums(model, rows, batch_size), options, seeds, progress)
     _warn_if_doubtful(best, _degenerate(model), options, num_failed)
+    guided = getattr(model, "guided_model", None)
     return FitResult(
-        model=model,
-        guide=None,
+        model=model if guided is None else guided,
+        guide=None if guided is None else model,
         losses=torch.tensor(best.losses, dtype=torch.float64),
         validation=[],
         converged=best.converged,

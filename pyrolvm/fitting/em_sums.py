@@ -33,7 +33,7 @@ class Sums:
 
     @torch.no_grad()
     def expect(self, parameters: Any) -> tuple[list[float], Any]:
-        """Log-likelihoods of the runs in nats, and the statistics of all rows.
+        """Log-likelihoods of the runs in nats, or their ELBOs, and the statistics of all rows.
 
         The host waits for the device here, once.
 
@@ -50,6 +50,8 @@ class Sums:
                     so_far += part
             else:
                 total = [part.to(torch.float64, copy=True) for part in parts]
+        if hasattr(self.model, "outside_rows"):
+            total[0] += self.model.outside_rows(parameters)
         return total[0].tolist(), type(statistics)(*total[1:])
 
     def _expect(self, parameters: Any, begin: int, end: int) -> tuple[Tensor, Any]:
