@@ -10,18 +10,21 @@ from sklearn.exceptions import ConvergenceWarning
 __all__ = ["in_sklearns_words"]
 
 _WORDS = {
-    "num_components": "n_components",
-    "num_latents": "n_components",
-    "num_iterations": "max_iter",
-    "tolerance": "tol",
-    "regularization": "reg_covar",
-    "'x'": "'X'",
+    r"\bnum_components\b": "n_components",
+    r"\bnum_latents\b": "n_components",
+    r"\bnum_iterations\b": "max_iter",
+    r"\btolerance\b": "tol",
+    r"\bregularization\b": "reg_covar",
+    "'concentration'": "'weight_concentration_prior'",
+    "^'x'|(?<=of )'x'": "'X'",
 }
 _NOT_CONVERGED = "did not converge"
 
 
 def _translated(text: str) -> str:
-    return re.sub("|".join(rf"(?<!\w){word}(?!\w)" for word in _WORDS), lambda found: _WORDS[found.group()], text)
+    for ours, theirs in _WORDS.items():
+        text = re.sub(ours, theirs, text)
+    return text
 
 
 @contextmanager

@@ -2,18 +2,16 @@
 
 from typing import Any, Literal, Self
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pyrolvm import models
 from pyrolvm.estimators._density import check_count, check_option, check_positive, drawn_seed, new_model
-from pyrolvm.estimators._mixture import MixtureEstimator
+from pyrolvm.estimators._mixture import COVARIANCES, MixtureEstimator
 from pyrolvm.estimators._words import in_sklearns_words
-from pyrolvm.fitting import FitResult, fit_em
+from pyrolvm.fitting import fit_em
 
 __all__ = ["GaussianMixture"]
 
-_COVARIANCES = {"full": "full", "tied": "tied", "diag": "diagonal", "spherical": "spherical"}
 _STARTS = {"kmeans": "k-means++", "random_from_data": "random"}
 
 
@@ -124,7 +122,8 @@ class GaussianMixture(MixtureEstimator):
                 progress=self.verbose > 0,
                 seed=seed,
             )
-        self._take(model, result, len(rows))
+        self.model_ = model
+        self._take(result, len(rows))
         return self
 
     def bic(self, X: ArrayLike) -> float:
@@ -151,35 +150,14 @@ class GaussianMixture(MixtureEstimator):
             rows,
             self.n_components,
             rows.shape[1],
-            covariance=check_option(self.covariance_type, _COVARIANCES, "covariance_type"),
+            covariance=check_option(self.covariance_type, COVARIANCES, "covariance_type"),
             regularization=self.reg_covar,
             init=check_option(self.init_params, _STARTS, "init_params"),
         )
 
     def _last_model(self, rows: NDArray[Any]) -> models.GaussianMixture:
         """A copy of the last fit's model, to go on from."""
-        new, old = self._new_model(rows), self.model_
-        if any(getattr(new, name) != getattr(old, name) for name in ("num_components", "num_features", "covariance")):
-            raise ValueError(
-                f"warm_start=True goes on from {old!r}, and {new!r} is asked for. Set warm_start=False to start anew."
-            )
-        new.load_state_dict(old.state_dict())
+        new = self._new_model(rows)
+        self._refuse_other(new)
+        new.load_state_dict(self.model_.state_dict())
         return new
-
-    def _take(self, model: models.GaussianMixture, result: FitResult, n_samples: int) -> None:
-        """Take over what was fitted."""
-        self.model_ = model
-        self.weights_, self.means_, self.covariances_ = (
-            value.detach().numpy() for value in (model.weights, model.locs.clone(), model.covariances)
-        )
-        if model.covariance in ("full", "tied"):
-            inverse = np.linalg.inv(np.linalg.cholesky(self.covariances_))
-            self.precisions_cholesky_ = inverse.swapaxes(-1, -2)
-            self.precisions_ = self.precisions_cholesky_ @ inverse
-        else:
-            self.precisions_ = 1 / self.covariances_
-            self.precisions_cholesky_ = np.sqrt(self.precisions_)
-        self.converged_ = bool(result.converged)
-        self.n_iter_ = result.num_steps
-        self.lower_bounds_ = (-result.losses / n_samples).tolist()
-        self.lower_bound_ = self.lower_bounds_[-1]

@@ -3,11 +3,12 @@
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pyrolvm.estimators import FactorAnalysis, GaussianMixture, ProbabilisticPCA
+from pyrolvm.estimators import BayesianGaussianMixture, FactorAnalysis, GaussianMixture, ProbabilisticPCA
 
 ESTIMATORS = [
     GaussianMixture(),
     GaussianMixture(2, covariance_type="tied", init_params="random_from_data", n_init=2),
+    BayesianGaussianMixture(n_components=2),
     FactorAnalysis(),
     ProbabilisticPCA(),
 ]
