@@ -177,7 +177,8 @@ def _best_run(model: Any, sums: Sums, options: Options, seeds: list[int], progre
     state = deepcopy(model.state_dict())
     ended: dict[int, Run] = {}
     best: Run | None = None
-    bar = Bar(options.num_iterations, max(1, len(seeds)), progress)
+    objective = "elbo" if hasattr(model, "outside_rows") else "log_likelihood"
+    bar = Bar(options.num_iterations, max(1, len(seeds)), progress, objective)
     try:
         _run_all(model, sums, options, seeds, bar, ended)
     finally:

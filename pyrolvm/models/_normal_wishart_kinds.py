@@ -29,8 +29,6 @@ class _Matrix(NormalWishart):
     def __init__(self, kind: Covariance, num_features: int) -> None:
         super().__init__(kind, num_features)
         self.least_degrees, self.num_tied = num_features - 1, num_features
-        pairs = [(row, column) for row in range(num_features) for column in reversed(range(row))]
-        self._pairs = torch.tensor(pairs, dtype=torch.long, device="cpu").reshape(-1, 2)
 
     def draw_scale(self, degrees: Tensor, relative: Tensor | None, root: Tensor) -> Tensor:
         shapes = self._halves(degrees, reverse=True)
@@ -50,9 +48,11 @@ class _Matrix(NormalWishart):
         """
         num_dims = self.kind.num_dims - 2
         if relative is None:
-            zeros = precisions.new_zeros(*precisions.shape[:-1], len(self._pairs))
+            num_below = self.num_features * (self.num_features - 1) // 2
+            zeros = precisions.new_zeros(*precisions.shape[:-1], num_below)
             return dist.Normal(zeros, 1.0).to_event(num_dims + 1)
-        rows, columns = self._pairs.to(relative.device).unbind(-1)
+        rows, distances = torch.tril_indices(self.num_features, self.num_features, -1, device=relative.device)
+        columns = rows - 1 - distances
         slopes = relative[..., rows, columns] / relative.diagonal(dim1=-2, dim2=-1)[..., rows]
         same_row = rows.unsqueeze(-1) == rows
         roots = torch.where(same_row, relative[..., columns, columns.unsqueeze(-1)], 0.0)
@@ -70,10 +70,10 @@ class _Matrix(NormalWishart):
 
     def _places(self, device: torch.device) -> Tensor:
         """Where each entry of B is in a vector of 0, the diagonal and the entries below it."""
-        size = self.num_features
-        places = torch.diag(torch.arange(1, size + 1, device="cpu"))
-        places[self._pairs[:, 0], self._pairs[:, 1]] = torch.arange(len(self._pairs), device="cpu") + size + 1
-        return places.to(device)
+        columns = torch.arange(self.num_features, device=device)
+        rows = columns.unsqueeze(-1)
+        below = self.num_features + rows * (rows - 1) // 2 + rows - columns
+        return torch.where(rows > columns, below, torch.where(rows == columns, rows + 1, 0))
 
     def of_matrix(self, covariance: Tensor) -> Tensor:
         return covariance

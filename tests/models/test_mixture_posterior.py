@@ -208,7 +208,7 @@ def test_the_predictive_density_integrates_to_one(covariance):
 def test_the_predictive_density_is_the_mean_over_the_posterior(covariance, weights):
     model, data = mixture(covariance, weights, 3), seven_rows(2)
     result = fit(model.variational_posterior(), data)
-    rows, n = torch.tensor([[0.0, 0.0], [1.5, 1.0], [-3.0, 2.0]]), 20_000
+    rows, n = torch.tensor([[0.0, 0.0], [1.5, 1.0], [2.5, -1.0]]), 20_000
     draws = model.parameters_of(result.sample(n, data, seed=0))
     each = densities(draws, covariance).log_prob(rows.unsqueeze(1)).exp().detach()
     expected = result.guide.log_predictive_density(rows).exp()
@@ -248,6 +248,11 @@ def test_the_fit(x):
     warm = fit(result.guide, x, num_restarts=0)
     assert warm.num_steps <= 2
     assert result.sample(4, x, seed=0)["locs"].shape == (4, 3, 2)
+
+
+def test_the_progress_bar_shows_the_elbo(x, capsys):
+    result = fit(BayesianGaussianMixture(1, 2).variational_posterior(), x, num_restarts=1, progress=True)
+    assert f"elbo={-result.losses[-1]:.4f}" in capsys.readouterr().err
 
 
 def test_a_saved_fit_is_loaded(x, tmp_path):
@@ -302,6 +307,8 @@ def test_few_and_equal_rows(covariance, weights, num_components):
         assert elbo == pytest.approx(truth, rel=1e-9) if num_components == 1 else math.isfinite(elbo)
         assert result.guide.weights.sum().item() == pytest.approx(1.0)
         assert lvm.check(model, result.guide, x).ok
+        by_gradients = lvm.fit(model, result.guide, x, num_steps=2, learning_rate=1e-9, seed=0, progress=False)
+        assert by_gradients.losses.isfinite().all()
 
 
 def test_components_without_rows_have_the_prior():
