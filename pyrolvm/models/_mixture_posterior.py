@@ -275,18 +275,22 @@ class MixturePosterior(PyroModule):
 
     @torch.no_grad()
     def expect(
-        self, parameters: Hyperparameters, x: Float[Tensor, "batch num_features"]
+        self,
+        parameters: Hyperparameters,
+        x: Float[Tensor, "batch num_features"],
+        sample_weights: Float[Tensor, "batch"] | None = None,
     ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
         """The E-step on some rows, for `fit_em`; nothing is checked.
 
         Args:
             parameters: Of R runs.
             x: Rows as `check_data` gives them, shape (B, D).
+            sample_weights: How often each row counts in what the M-step needs, shape (B,); None for once.
 
         Returns:
             What each row adds to the ELBO in nats, shape (R, B), and what the M-step needs of them, which adds up.
         """
-        return expect_in_posterior(self._prior, parameters, x)
+        return expect_in_posterior(self._prior, parameters, x, sample_weights)
 
     @torch.no_grad()
     def maximize_expected(self, parameters: Hyperparameters, statistics: MixtureStatistics) -> Hyperparameters:

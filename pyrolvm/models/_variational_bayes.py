@@ -102,7 +102,10 @@ def hyperparameters(
 
 
 def expect_in_posterior(
-    prior: Prior, current: Hyperparameters, x: Float[Tensor, "batch num_features"]
+    prior: Prior,
+    current: Hyperparameters,
+    x: Float[Tensor, "batch num_features"],
+    sample_weights: Float[Tensor, "batch"] | None = None,
 ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
     """The E-step on some rows: what they add to the ELBO in nats, and the sums that the M-step needs.
 
@@ -112,6 +115,7 @@ def expect_in_posterior(
         prior: Says of which kind the hyperparameters are.
         current: Of R runs.
         x: The rows.
+        sample_weights: How often each row counts in the sums; None for once.
     """
     frame = MixtureParameters(
         current.heights,
@@ -121,7 +125,7 @@ def expect_in_posterior(
         current.heights,
         current.heights.new_zeros(len(current.heights), 1),
     )
-    return expect(prior.components.kind, frame, x.double())
+    return expect(prior.components.kind, frame, x.double(), sample_weights)
 
 
 def start(

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from pyrolvm.datasets import faithful, wine
 from pyrolvm.fitting.em import fit_em
-from pyrolvm.models import FactorAnalysis, GaussianMixture, ProbabilisticPCA
+from pyrolvm.models import BayesianGaussianMixture, FactorAnalysis, GaussianMixture, ProbabilisticPCA
 
 KINDS = ["full", "tied", "diagonal", "spherical"]
 
@@ -71,6 +71,22 @@ def test_a_fit_ends_where_that_of_repeated_rows_does(name):
     weighted = fit(make(), x, sample_weights=weights, **options)
     assert weighted.converged
     assert weighted.losses[-1].item() == pytest.approx(expected.losses[-1].item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_whole_numbers_are_repeated_rows_in_variational_bayes_too(x, covariance):
+    weights = drawn_weights(len(x))
+    repeated = x.repeat_interleave(weights.long(), 0)
+    model = BayesianGaussianMixture(3, 2, covariance)
+    one, other = (model.variational_posterior().initialize(x) for _ in range(2))
+    options = {"num_restarts": 0, "num_iterations": 5, "tolerance": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged
+        weighted = fit(one, x, sample_weights=weights, **options)
+        expected = fit(other, repeated, **options)
+    torch.testing.assert_close(weighted.losses, expected.losses, rtol=1e-11, atol=0)
+    torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=1e-9, atol=1e-9)
+    assert weighted.losses[-1].item() == pytest.approx(-other.elbo(repeated).item(), rel=1e-11)
 
 
 @pytest.mark.parametrize("covariance", KINDS)
