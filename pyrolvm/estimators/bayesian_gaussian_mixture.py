@@ -21,10 +21,10 @@ _WEIGHTS = {"dirichlet_process": "dirichlet_process", "dirichlet_distribution": 
 class BayesianGaussianMixture(MixtureEstimator):
     """Bayesian mixture of Gaussians, with priors on weights, means and covariances, fitted by variational Bayes.
 
-    As `sklearn.mixture.BayesianGaussianMixture`: the same options, defaults and attributes. It differs in that
-    `lower_bound_` has all constants, so that it bounds log p(X); `score_samples` is the log of the posterior predictive
-    density, which integrates to 1; "tied", "diag" and "spherical" covariances and the last stick of the process have
-    their exact posteriors; and no `reg_covar` is needed, as the prior keeps covariances from vanishing.
+    As `sklearn.mixture.BayesianGaussianMixture`, with its attributes, its defaults and its names of options. It differs
+    in that `lower_bound_` has all constants, so that it bounds log p(X); `score_samples` is the log of the posterior
+    predictive density, which integrates to 1; coordinate ascent is exact for all kinds of covariances and the last
+    stick of the process; and there is no `reg_covar`, as the prior keeps covariances from vanishing.
 
     Args:
         n_components: K, at most so many; those that the data have no use for lose their weight.

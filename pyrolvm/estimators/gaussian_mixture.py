@@ -18,9 +18,10 @@ _STARTS = {"kmeans": "k-means++", "random_from_data": "random"}
 class GaussianMixture(MixtureEstimator):
     """Mixture of Gaussians, p(x) = sum_k weight_k N(x; mean_k, covariance_k), fitted by EM.
 
-    As `sklearn.mixture.GaussianMixture`: the same options, defaults and attributes. `tol=1e-3` stops early, as there;
-    with `tol=1e-7`, `max_iter=1000` and `n_init=5` it is `lvm.fit_em` of `lvm.models.GaussianMixture`, which also takes
-    weights of rows and goes through a memory map on disk. Data in float32 stay so.
+    As `sklearn.mixture.GaussianMixture`, with its attributes, its defaults and its names of options, but without starts
+    given as numbers. `tol=1e-3` stops early, as there; with `tol=1e-7`, `max_iter=1000` and `n_init=5` it is
+    `lvm.fit_em` of `lvm.models.GaussianMixture`, which also takes weights of rows and goes through a memory map on
+    disk. Data in float32 stay so.
 
     Args:
         n_components: K.
