@@ -114,7 +114,7 @@ class MixtureEstimator(DensityEstimator):
     def _refuse_other(self, new: Any) -> None:
         """Refuse to go on from the last fit with a model of another kind."""
         old = self.model_
-        if any(getattr(new, name) != getattr(old, name) for name in ("num_components", "num_features", "covariance")):
+        if repr(new) != repr(old):  # which has sizes and kinds
             raise ValueError(
                 f"warm_start=True goes on from {old!r}, and {new!r} is asked for. Set warm_start=False to start anew."
             )

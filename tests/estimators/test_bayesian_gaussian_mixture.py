@@ -111,6 +111,8 @@ def test_a_warm_start_goes_on(x):
     np.testing.assert_allclose(parts.lower_bounds_, whole.lower_bounds_[10:], rtol=1e-8)
     with pytest.raises(ValueError, match="warm_start=True goes on from .*Set warm_start=False to start anew"):
         parts.set_params(n_components=2).fit(x)
+    with pytest.raises(ValueError, match="'dirichlet_process'.* and .*'dirichlet'.* is asked for"):
+        parts.set_params(n_components=3, weight_concentration_prior_type="dirichlet_distribution").fit(x)
 
 
 def test_attributes_of_the_process(x):
