@@ -143,13 +143,13 @@ def test_sticks_have_the_weights_of_the_process():
 def test_particles_at_once_are_those_one_by_one(covariance):
     model, x = mixture(covariance, num_components=3), torch.randn(6, 2)
     posterior = model.variational_posterior()
-    elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=4000, vectorize_particles=True)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1, num_particles=1000, vectorize_particles=True)
     at_once = -elbo.loss(model, posterior, x)
     one = TraceEnum_ELBO(max_plate_nesting=1)
-    single = torch.tensor([-one.loss(model, posterior, x) for _ in range(100)])
-    total = total_weights(model, posterior, x, 4000)
-    assert at_once == pytest.approx(total.mean().item(), abs=6 * total.std().item() / 4000**0.5)
-    assert at_once == pytest.approx(single.mean().item(), abs=4.5 * single.std().item() / 10)
+    single = torch.tensor([-one.loss(model, posterior, x) for _ in range(40)])
+    total = total_weights(model, posterior, x, 1000)
+    assert at_once == pytest.approx(total.mean().item(), abs=6 * total.std().item() / 1000**0.5)
+    assert at_once == pytest.approx(single.mean().item(), abs=4.5 * single.std().item() / 40**0.5)
 
 
 def test_minibatches_scale_the_rows_only():
@@ -192,11 +192,26 @@ def test_program_draws_data():
     assert ((above - 0.5).abs() < 4 * 0.5 / 200**0.5).all()
 
 
+@EACH
+@pytest.mark.parametrize("make_guide", [lvm.guides.MeanField, lvm.guides.FullRank])
+@pytest.mark.parametrize("size", [1, 2])
+def test_guides_of_the_collection_cover_it(covariance, make_guide, size):
+    """Also one component of one feature, which has neither weights nor correlations to draw."""
+    model, x = mixture(covariance, "dirichlet_process", size, size), torch.randn(5, size)
+    guide = make_guide(model)
+    guide(x)
+    report = lvm.check(model, guide, x)
+    assert report.ok, str(report)
+    found = lvm.log_weights(model, guide, x, num_particles=3, seed=0)
+    expected = densities(model.parameters_of(found.latents), covariance).log_prob(x.unsqueeze(1))
+    torch.testing.assert_close(found.log_likelihood.local, expected.mT)
+
+
 def test_mean_field_bounds_the_evidence():
     model, x = mixture(), seven_rows(2)
     truth = log_evidence(Prior(model), x.numpy())
     guide = lvm.guides.MeanField(model)
-    result = lvm.fit(model, guide, x, num_steps=150, learning_rate=0.05, seed=0, progress=False)
+    result = lvm.fit(model, guide, x, num_steps=100, learning_rate=0.07, seed=0, progress=False)
     total = total_weights(model, result.guide, x, 4000)
     assert truth - 6 < total.mean() < truth - 4 * total.std() / 4000**0.5
     draws = model.parameters_of(result.sample(5, x, seed=0))
