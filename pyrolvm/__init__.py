@@ -4,7 +4,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyrolvm import comparison, datasets, diagnostics, evidence, guides, likelihoods, models, nn, objectives
+    from pyrolvm import (
+        comparison,
+        datasets,
+        diagnostics,
+        estimators,
+        evidence,
+        guides,
+        likelihoods,
+        models,
+        nn,
+        objectives,
+    )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
     from pyrolvm.fitting import FitResult, fit_em, load
@@ -26,6 +37,7 @@ __all__ = [
     "data_plate",
     "datasets",
     "diagnostics",
+    "estimators",
     "evidence",
     "fit",
     "fit_em",

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,9 +32,16 @@ class ExpectationMaximization(Protocol):
     `NamedTuple` of tensors whose first dimension is R; in all else they are the model's own affair. Nothing may be
     read from a tensor, and nothing raised, on account of one run: where it has no maximum, its parameters are NaN.
 
+    `expect` may take `sample_weights` as a third argument, one for each row and above 0, and then multiplies each row's
+    share of the statistics by it (not its log density); without it `fit_em` refuses weights.
+
     A model may also say `num_components` (it then wants as many rows), `degenerate` (components that make the
     likelihood spurious) and `numbers_per_row` (how many numbers `expect` holds for each row and run, from which the
     size of chunks is chosen).
+
+    Variational Bayes has the same steps: a posterior of a Bayesian model's parameters, which is a guide of it, may
+    stand for the model. `expect` then gives what rows add to the ELBO, `outside_rows(parameters)` what else the ELBO
+    of each run has, in nats, and `guided_model` is the model.
 
     Example:
         >>> from pyrolvm.models import GaussianMixture
@@ -72,6 +80,7 @@ def fit_em(
     model: ExpectationMaximization,
     data: Any,
     *,
+    sample_weights: Any = None,
     num_iterations: int = 1000,
     tolerance: float = 1e-7,
     num_restarts: int = 5,
@@ -79,19 +88,24 @@ def fit_em(
     progress: bool = True,
     seed: int | None = None,
 ) -> FitResult:
-    """Maximize the log-likelihood, sum_n log p(x_n), by expectation maximization.
+    """Maximize the log-likelihood, sum_n log p(x_n), by expectation maximization; or the ELBO, by variational Bayes.
 
     Each iteration sets the parameters to the maximum of E[log p(x, z)] under p(z | x) at the parameters before, which
     cannot lower the log-likelihood. It climbs to a local maximum, slowly where components overlap, so it is restarted
     and the best run is kept; runs with a degenerate component (a spurious spike, mostly) count only if all have one.
     Restarts run at once, as far as memory allows, and data are gone through in chunks, a memory map's on disk.
+    Variational Bayes does the same with the ELBO and a posterior's hyperparameters: coordinate ascent.
 
     Args:
-        model: A model with both steps in closed form; its parameters are set in place. It computes where it is.
+        model: A model with both steps in closed form, or the `variational_posterior()` of one; its parameters are set
+            in place. It computes where it is.
         data: A tensor, an array, a memory map (`np.load(path, mmap_mode="r")`), a torch Dataset, or a DataLoader (whose
             dataset is used), shape (N, D).
+        sample_weights: How often each row counts, shape (N,), at least 0 and not all 0, so that sum_n weight_n
+            log p(x_n) is maximized; None for once. Starts are found on the rows of positive weight, each once.
         num_iterations: At most so many iterations in each run.
-        tolerance: A run has converged when an iteration adds less than this to the log-likelihood, in nats per row.
+        tolerance: A run has converged when an iteration adds less than this to the log-likelihood, in nats per row (or
+            unit of weight).
         num_restarts: Runs from the starts `model.initialize(x, seed)`, `seed + 1`, ... (found on 65,536 rows where
             there are more); 0 for one run from where the model's parameters are.
         batch_size: Rows of a chunk; None for as many as suit the machine. The result is the same, up to rounding.
@@ -99,11 +113,11 @@ def fit_em(
         seed: An integer leaves the caller's generators as they were; None draws from them.
 
     Returns:
-        The fit, with `losses` minus the total log-likelihood in nats after each iteration of the best run,
-        `converged` of that run, `seconds` of all, and no guide.
+        The fit, with `losses` minus the total log-likelihood, or the ELBO, in nats after each iteration of the best
+        run, `converged` of that run, `seconds` of all, and no guide but a variational posterior.
 
     Raises:
-        TypeError: If the model has no such steps, or the data or an option is of the wrong type.
+        TypeError: If the model has no such steps or takes no weights, or the data or an option is of the wrong type.
         ValueError: If the data or an option is refused, or no run ends in a finite likelihood. The model then keeps
             the parameters it had.
 
@@ -112,6 +126,7 @@ def fit_em(
 
     References:
         Dempster, Laird & Rubin 1977, theorem 1 (the log-likelihood never falls).
+        Beal & Ghahramani 2003, section 2 (variational Bayes as EM).
 
     Example:
         >>> from pyrolvm.models import GaussianMixture
@@ -121,22 +136,28 @@ def fit_em(
         True
     """
     if not isinstance(model, ExpectationMaximization) or not isinstance(model, torch.nn.Module):
+        remedy = "Pass its variational_posterior()." if hasattr(model, "variational_posterior") else ""
         raise TypeError(
             "'model' must have an E-step and an M-step, as lvm.models.GaussianMixture has; got "
-            f"{type(model).__name__}. Use lvm.fit(model, guide, data)."
+            f"{type(model).__name__}. {remedy or 'Use lvm.fit(model, guide, data).'}"
         )
     options = _checked_options(num_iterations, tolerance)
     if batch_size is not None:
         _check_count(batch_size, "batch_size", 1)
     _check_count(num_restarts, "num_restarts", 0)
+    if sample_weights is not None and "sample_weights" not in signature(model.expect).parameters:
+        raise TypeError(
+            f"'sample_weights' must be None: the E-step of {type(model).__name__} takes no weights of rows."
+        )
     seeds = _seeds(num_restarts, seed)
-    rows = rows_of(model, data)
+    rows = rows_of(model, data, sample_weights)
     begin = time.perf_counter()
     best, num_failed = _best_run(model, Sums(model, rows, batch_size), options, seeds, progress)
     _warn_if_doubtful(best, _degenerate(model), options, num_failed)
+    guided = getattr(model, "guided_model", None)
     return FitResult(
-        model=model,
-        guide=None,
+        model=model if guided is None else guided,
+        guide=None if guided is None else model,
         losses=torch.tensor(best.losses, dtype=torch.float64),
         validation=[],
         converged=best.converged,
@@ -156,13 +177,14 @@ def _best_run(model: Any, sums: Sums, options: Options, seeds: list[int], progre
     state = deepcopy(model.state_dict())
     ended: dict[int, Run] = {}
     best: Run | None = None
-    bar = Bar(options.num_iterations, max(1, len(seeds)), progress)
+    objective = "elbo" if hasattr(model, "outside_rows") else "log_likelihood"
+    bar = Bar(options.num_iterations, max(1, len(seeds)), progress, objective)
     try:
         _run_all(model, sums, options, seeds, bar, ended)
     finally:
         bar.close()
         honest = [run for _, run in sorted(ended.items()) if not run.failed]
-        best = _best_of(model, honest, options.tolerance * len(sums.rows))
+        best = _best_of(model, honest, options.tolerance * sums.rows.total)
         model.load_state_dict(state)
         if best is not None:
             model.set_parameters(best.parameters)

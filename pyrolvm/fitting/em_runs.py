@@ -32,9 +32,9 @@ class Run:
     """One climb.
 
     Attributes:
-        log_likelihood: In nats, of the last parameters.
+        log_likelihood: In nats, of the last parameters; the ELBO in variational Bayes.
         losses: Minus the log-likelihood after each iteration, in nats.
-        gain: What the last iteration added, in nats per row.
+        gain: What the last iteration added, in nats per row, or unit of weight.
         converged: Whether it ended because that is next to nothing.
         parameters: The last ones, of this run alone; None before it ends.
     """
@@ -56,12 +56,12 @@ class Run:
         Args:
             log_likelihood: After it, in nats.
             rows: The data.
-            tolerance: In nats per row.
+            tolerance: In nats per row, or unit of weight.
         """
         before, self.log_likelihood = self.log_likelihood, log_likelihood
         self.losses.append(-log_likelihood)
-        self.gain = (log_likelihood - before) / len(rows)
-        noise = 10 * torch.finfo(rows.dtype).eps * abs(before) / len(rows)
+        self.gain = (log_likelihood - before) / rows.total
+        noise = 10 * torch.finfo(rows.dtype).eps * abs(before) / rows.total
         self.converged = -max(tolerance, noise) <= self.gain <= tolerance
 
 
@@ -72,9 +72,11 @@ class Bar:
         num_iterations: At most, of each run.
         num_runs: How many.
         progress: Whether to show it.
+        objective: What the runs climb.
     """
 
-    def __init__(self, num_iterations: int, num_runs: int, progress: bool) -> None:
+    def __init__(self, num_iterations: int, num_runs: int, progress: bool, objective: str) -> None:
+        self.objective = objective
         self.bar = tqdm(total=num_iterations * num_runs, desc="EM", unit="iteration", disable=not progress)
 
     def __call__(self, runs: list[Run]) -> None:
@@ -83,7 +85,8 @@ class Bar:
         Args:
             runs: Those that took it.
         """
-        self.bar.set_postfix(log_likelihood=f"{max(run.log_likelihood for run in runs):.4f}", refresh=False)
+        best = max(run.log_likelihood for run in runs)
+        self.bar.set_postfix({self.objective: f"{best:.4f}"}, refresh=False)
         self.bar.update(len(runs))
 
     def skip(self, num_iterations: int) -> None:

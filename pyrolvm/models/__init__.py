@@ -1,5 +1,6 @@
 """Models p(x, z): one file for each."""
 
+from pyrolvm.models.bayesian_gaussian_mixture import BayesianGaussianMixture
 from pyrolvm.models.eight_schools import eight_schools_centered, eight_schools_noncentered
 from pyrolvm.models.factor_analysis import FactorAnalysis
 from pyrolvm.models.gaussian_mixture import GaussianMixture
@@ -9,6 +10,7 @@ from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
 from pyrolvm.models.vae import VAE
 
 __all__ = [
+    "BayesianGaussianMixture",
     "FactorAnalysis",
     "GaussianMixture",
     "LatentGaussian",

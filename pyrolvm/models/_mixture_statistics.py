@@ -17,7 +17,7 @@ from pyrolvm.models._covariances import Covariance
 
 __all__ = ["MixtureParameters", "MixtureStatistics", "empty", "expect", "gather", "maximize", "parameters_of", "unit"]
 
-_NOTHING = 1e-30  # rows; a component that explains less has left the data
+_NOTHING = 1e-32  # of all rows; a component that explains less has left the data
 _DOUBT = 10.0  # times the rounding of a second moment: less is no variance
 _SETTLED = 1e-6  # square of a mean's shift, in units of the old variance, from which on it has settled
 _LEAST = -80.0  # log ratio of responsibilities below which it counts as 0: the smallest of numbers are slow
@@ -97,7 +97,10 @@ def unit(kind: Covariance, locs: Float[Tensor, "runs num_components num_features
 
 
 def expect(
-    kind: Covariance, parameters: MixtureParameters, x: Float[Tensor, "batch num_features"]
+    kind: Covariance,
+    parameters: MixtureParameters,
+    x: Float[Tensor, "batch num_features"],
+    sample_weights: Float[Tensor, "batch"] | None = None,
 ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
     """The E-step on some rows: their log densities in nats, in float64, and the sums that the M-step needs.
 
@@ -105,12 +108,15 @@ def expect(
         kind: The kind of covariance.
         parameters: Of R runs.
         x: The rows.
+        sample_weights: How often each row counts in the sums; None for once.
     """
     differences = _differences(parameters, x)
     vectors = kind.multiply(parameters.whitening, differences)
     squares = torch.mul(vectors, vectors, out=differences)
     log_joint = torch.add(parameters.heights.unsqueeze(-1), squares.sum(-2), alpha=-0.5)
     log_density, responsibilities = _normalized(log_joint)
+    if sample_weights is not None:
+        responsibilities *= sample_weights
     statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors, squares))
     return log_density + parameters.largest, statistics
 
@@ -145,7 +151,11 @@ def empty(statistics: MixtureStatistics) -> Bool[Tensor, "runs num_components"]:
     Args:
         statistics: Of all rows.
     """
-    return statistics.counts < _NOTHING
+    return statistics.counts < _least(statistics)
+
+
+def _least(statistics: MixtureStatistics) -> Float[Tensor, "runs 1"]:
+    return _NOTHING * statistics.counts.sum(-1, keepdim=True)
 
 
 def maximize(
@@ -172,7 +182,7 @@ def maximize(
         Parameters, with a scale of NaN where a covariance is not positive definite.
     """
     gone = empty(statistics)
-    counts = statistics.counts.clamp_min(_NOTHING)
+    counts = statistics.counts.clamp_min(_least(statistics))
     root = kind.invert(parameters.whitening.double())
     shifts = torch.where(gone.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
     estimate = kind.estimate(counts, shifts, statistics.second)
