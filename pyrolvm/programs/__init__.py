@@ -56,7 +56,7 @@ from pyrolvm.programs.runs import (
 )
 from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
-from pyrolvm.programs.uniform import uniform_guide
+from pyrolvm.programs.uniform import infinite_latents, uniform_guide
 
 __all__ = [
     "Minibatch",
@@ -91,6 +91,7 @@ __all__ = [
     "existing_parameters",
     "first_invalid_site",
     "forget",
+    "infinite_latents",
     "inspect_pair",
     "is_delta",
     "is_filled_in",
