@@ -86,8 +86,8 @@ class Estimator:
         for size in at_once(count, rows_in_play(self.structure, self.args), numbers_in_play(self.args)):
             began = time.perf_counter()
             draws = self._draw(size)
+            refuse_invalid(draws, 0, start)  # reads values, so that a device has come to its end
             self.seconds += time.perf_counter() - began
-            refuse_invalid(draws, 0, start)
             start += size
             weight = draws.log_weight
             if self._draws_rows and weight.local is not None:
@@ -110,7 +110,8 @@ def _values(log_guide: Any) -> float:
     """|Z| of one datum, the largest, times what lies outside the data plate."""
     local = 0.0 if log_guide.local is None else -log_guide.local.min().item()
     outside = 0.0 if log_guide.global_ is None else -log_guide.global_.min().item()
-    return round(torch.tensor(local + outside, dtype=torch.float64).exp().item(), 6)
+    values = torch.tensor(local + outside, dtype=torch.float64).exp()
+    return values.round().item()
 
 
 def estimators_of(

@@ -133,16 +133,16 @@ def test_quadrature_over_two_latents_agrees_with_a_dense_grid(activation):
 
 @pytest.mark.slow
 def test_quadrature_over_two_latents_behind_kinks():
-    """The grid converges slowly there, to 1e-5 nats; scipy integrates piece by piece."""
-    model, x = drawn(2, 2, "relu"), plane(2)
-    density = density_of(model)
-    for row, found in zip(x.numpy(), lvm.evidence.exact(model, x).log_evidence, strict=True):
-        truth, _ = scipy.integrate.nquad(
-            lambda *z: density(row, *z),  # noqa: B023
-            [(-8, 8)] * 2,
-            opts={"epsabs": 0, "epsrel": 1e-6, "limit": 400},
-        )
-        assert found.item() == pytest.approx(np.log(truth), abs=2e-5)
+    """The grid converges slowly there, to 1e-5 nats; beside the midpoint rule on 6,000 x 6,000 points."""
+    model, x, step = drawn(2, 2, "relu"), plane(2), 16 / 6000
+    middle = torch.arange(-8 + step / 2, 8, step)
+    total = torch.zeros(2)
+    for part in middle.split(200):
+        z = torch.cartesian_prod(part, middle)
+        log_joint = model.conditional(z).log_prob(x[:, None]) - z.square().sum(-1) / 2
+        total += log_joint.detach().exp().sum(1)
+    truth = (total * step**2 / (2 * np.pi)).log()
+    torch.testing.assert_close(lvm.evidence.exact(model, x).log_evidence, truth, rtol=0.0, atol=2e-5)
 
 
 @pytest.mark.parametrize(("num_latents", "activation"), [(1, "softplus"), (2, torch.sin)], ids=str)
