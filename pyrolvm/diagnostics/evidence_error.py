@@ -60,7 +60,7 @@ def evidence_error(
 
     References:
         Robert and Casella (2004), Monte Carlo Statistical Methods, Section 3.3.
-        Domke and Sheldon (2018), Importance weighting and variational inference, Theorem 3 (the bias of the log).
+        Domke and Sheldon (2018), Importance weighting and variational inference (the bias of the log).
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
