@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrolvm.diagnostics.checks import check_repeats, checked_counts
 from pyrolvm.diagnostics.parameters import Parameter, restored, sharing, trainable
 from pyrolvm.diagnostics.result import GradientSNR
 from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, as_arguments, device_of, existing_parameters, on_device
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["gradient_snr"]
 
@@ -84,7 +84,8 @@ def gradient_snr(
         torch.Size([2])
     """
     ready = _ready(objective, data_plate)
-    counts = _checked(num_particles, num_repeats)
+    counts = checked_counts(num_particles)
+    check_repeats(num_repeats)
     args = as_arguments(args, model, guide)
     guide = sharing(model, guide)
     partner = Empty() if guide is None else guide
@@ -124,22 +125,6 @@ def _ready(objective: Any, data_plate: str | None) -> Any:
         raise ValueError(f"'data_plate' is '{data_plate}', but the objective's is '{ready.data_plate}'.")
     ready.data_plate = data_plate or ready.data_plate
     return ready
-
-
-def _checked(num_particles: Any, num_repeats: Any) -> tuple[int, ...]:
-    if not isinstance(num_particles, Sequence) or isinstance(num_particles, str):
-        raise TypeError(f"'num_particles' must be a sequence of integers, such as (1, 4, 16); got {num_particles!r}.")
-    counts = tuple(num_particles)
-    if not counts:
-        raise ValueError("'num_particles' must have at least one entry, such as (1, 4, 16); got none.")
-    for count in counts:
-        check_count("num_particles", count)
-    if any(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False)):
-        raise ValueError(f"'num_particles' must be increasing; got {counts}. Give each K once, in order.")
-    check_count("num_repeats", num_repeats)
-    if num_repeats < 2:
-        raise ValueError(f"'num_repeats' must be at least 2, to have a standard deviation; got {num_repeats}.")
-    return counts
 
 
 class _Draws:

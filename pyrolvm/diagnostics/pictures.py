@@ -12,11 +12,11 @@ from pyrolvm.figures import Picture, styled
 if TYPE_CHECKING:
     from pyrolvm.diagnostics.result import GradientSNR
 
-__all__ = ["snr_figure"]
+__all__ = ["FAINT", "MOST_TICKS", "PLAIN", "snr_figure"]
 
-_FAINT = "#6b737b"
-_MOST_TICKS = 8
-_PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+FAINT = "#6b737b"
+MOST_TICKS = 8
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 # Okabe and Ito's colors; dashes and markers tell the lines apart as well.
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -44,10 +44,10 @@ def snr_figure(result: "GradientSNR") -> Figure:
         else:
             _frame(axes, result, values)
         axes.set_xscale("log")
-        if len(result.num_particles) <= _MOST_TICKS:
+        if len(result.num_particles) <= MOST_TICKS:
             axes.set_xticks(result.num_particles, labels=list(map(str, result.num_particles)))
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(_PLAIN)
+        axes.xaxis.set_major_formatter(PLAIN)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(
             handles,
@@ -90,12 +90,12 @@ def _frame(axes: Any, result: "GradientSNR", values: np.ndarray) -> None:
     axes.set_ylim(low, high)
     floor = min(result.noise_floor, high)
     if low < floor:
-        axes.axhspan(low, floor, color=_FAINT, alpha=0.15, lw=0)
+        axes.axhspan(low, floor, color=FAINT, alpha=0.15, lw=0)
         note = f"too small to tell from 0 with {result.num_repeats} repeats"
-        axes.text(0.01, low * 1.05, note, transform=axes.get_yaxis_transform(), va="bottom", fontsize=8, color=_FAINT)
+        axes.text(0.01, low * 1.05, note, transform=axes.get_yaxis_transform(), va="bottom", fontsize=8, color=FAINT)
     wide = high / low > 300
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_major_formatter(PLAIN)
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -107,8 +107,8 @@ def _slopes(axes: Any, rows: Any, falling: bool) -> list[float]:
     ends = []
     for exponent, label in ((0.5, "$K^{1/2}$"), (-0.5, "$K^{-1/2}$"))[: 2 if falling else 1]:
         line = median[0] * (counts / counts[0]) ** exponent
-        axes.plot(counts, line, ls=":", lw=1, color=_FAINT, zorder=1)
+        axes.plot(counts, line, ls=":", lw=1, color=FAINT, zorder=1)
         end = (counts[-1], line[-1])
-        axes.annotate(label, end, (6, 0), textcoords="offset points", va="center", fontsize=8, color=_FAINT)
+        axes.annotate(label, end, (6, 0), textcoords="offset points", va="center", fontsize=8, color=FAINT)
         ends.append(float(line[-1]))
     return ends

@@ -30,8 +30,8 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         Evidence of each datum, shape (N,), where every term lies inside the data plate; else of the data set, ().
 
     Raises:
-        ValueError: If a latent is discrete and not enumerated, if more than two continuous dimensions are left, or if
-            quadrature does not settle.
+        ValueError: If a latent is discrete and not enumerated, if more than two continuous dimensions are left, if
+            quadrature does not settle, or if the model's ``check_data`` refuses the data.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -49,10 +49,18 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         if closed_form is not None:
             values = [closed_form(*part) for _, part, _ in chunks(args, batch_size, "data")]
             return exact_evidence(torch.cat(values), "closed form")
+        _check_data(model, args)
         name = data_plate or data_plate_of(model, args, {}) or "data"
         if _left(model, args, batch_size, data_plate, name):
             return exact_evidence(by_quadrature(model, args, batch_size, data_plate, name), "quadrature")
         return exact_evidence(_enumerated(model, args, batch_size, data_plate, name), "enumeration")
+
+
+def _check_data(model: Program, args: tuple[Any, ...]) -> None:
+    """Let a model of the collection refuse values that it cannot produce; quadrature runs without Pyro's checks."""
+    check_data = getattr(model, "check_data", None)
+    if check_data is not None and args:
+        check_data(args[0])
 
 
 def _enumerated(

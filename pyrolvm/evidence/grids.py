@@ -35,6 +35,9 @@ _NEGLIGIBLE = 16.0
 
 _FIRST_HALF_WIDTH = 4.0
 
+# Nats by which the finest grids may differ, where the density has kinks and the error falls as the squared distance.
+_ROUGH = 1e-5
+
 
 class NotSettled(Exception):
     """No integral could be had.
@@ -80,7 +83,8 @@ def integrate(density: Density, like: Float[Tensor, "rows size"]) -> Float[Tenso
 
     The box that holds the mass is searched for; local maxima are climbed, so that a peak between the points of the
     search is seen. Then grids are refined until they resolve every peak and two refinements in a row change nothing:
-    where the density is smooth the error falls exponentially with the number of points.
+    where the density is smooth the error falls exponentially with the number of points. Where it has kinks, as behind
+    a ReLU, the finest grids may differ by 1e-5 nats.
 
     Args:
         density: Log-density at points, nats; -inf and NaN for none.
@@ -97,7 +101,7 @@ def integrate(density: Density, like: Float[Tensor, "rows size"]) -> Float[Tenso
     """
     box = _search(density, like)
     num_dims, before, agreed = like.shape[-1], None, torch.zeros(len(like), dtype=torch.long, device=like.device)
-    change = torch.full_like(like[:, 0], math.inf)
+    change, close = torch.full_like(like[:, 0], math.inf), torch.zeros_like(agreed)
     for num_points in _LEVELS[num_dims]:
         values = _values(density, box, num_points)
         now = torch.logsumexp(values.flatten(0, -2).nan_to_num(-math.inf), 0) + box.step(num_points).log().sum(-1)
@@ -105,13 +109,17 @@ def integrate(density: Density, like: Float[Tensor, "rows size"]) -> Float[Tenso
         if before is not None:
             change = torch.where(now == before, 0.0, (now - before).abs())  # -inf twice is no change
             tolerance = 1e-8 + 32 * torch.finfo(now.dtype).eps * (1 + now.abs())
-            settled = (change <= tolerance) & _resolves(density, box, num_points)
-            agreed = torch.where(settled, agreed + 1, 0)
+            resolved = _resolves(density, box, num_points)
+            agreed = torch.where((change <= tolerance) & resolved, agreed + 1, 0)
+            close = torch.where((change <= _ROUGH) & resolved, close + 1, 0)
             if bool((agreed >= 2).all()):
                 _refuse_gaps(values, box)
                 return now
         before = now
-    row = int((agreed < 2).nonzero()[0])
+    if bool((close >= 2).all()):
+        _refuse_gaps(values, box)
+        return now
+    row = int((close < 2).nonzero()[0])
     raise NotSettled(row, f"the finest grids differ by {float(change[row]):.2g} nats, or miss a narrow peak")
 
 

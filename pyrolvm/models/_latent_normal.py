@@ -40,8 +40,17 @@ class LatentNormal(PyroModule):
 
     @property
     def _num_rotations(self) -> int:
-        """Free parameters of a rotation of the latents, which changes nothing where they only meet a matrix."""
-        return self.num_latents * (self.num_latents - 1) // 2
+        """Free parameters of a rotation of the latents, which changes nothing where they only meet a matrix.
+
+        Where there are more latents than the matrix has rows, rotations of those that it sends to 0 do not count.
+        """
+        unused = max(0, self.num_latents - self._num_rows)
+        return (self.num_latents * (self.num_latents - 1) - unused * (unused - 1)) // 2
+
+    @property
+    def _num_rows(self) -> int:
+        """Rows of the matrix that the latents meet."""
+        return self.num_features
 
     @property
     @abstractmethod

@@ -173,12 +173,28 @@ class LinearGaussian(Criteria, LatentNormal):
             return torch.randn(shape, dtype=torch.float64, device="cpu") / self.num_latents**0.5
 
     def _refuse_constant(self, x: Tensor, variances: Tensor) -> None:
+        """Refuse columns whose noise would shrink to nothing, and variances that the model's dtype cannot hold."""
         rounding = torch.finfo(self._like.dtype).eps * x.abs().amax(0)
-        constant = (variances.sqrt() <= rounding).nonzero().flatten().tolist()
-        if constant:
+        constant = variances.sqrt() <= rounding
+        if constant.all():
             raise ValueError(
-                f"column {constant[0]} of 'x' is constant ({x[0, constant[0]]:g}): its noise would shrink to "
+                f"the rows of 'x' are all the same ({len(x)} of them): nothing is left to be noise, and the likelihood "
+                "has no maximum. Pass more data."
+            )
+        bad = (constant & (self._pooled(variances).sqrt() <= rounding)).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                f"column {bad[0]} of 'x' is constant ({x[0, bad[0]]:g}): its noise would shrink to "
                 "nothing, and the likelihood has no maximum. Leave it out."
+            )
+        self._refuse_range(variances[~constant])
+
+    def _refuse_range(self, variances: Tensor) -> None:
+        limits = torch.finfo(self._like.dtype)
+        if bool(((variances > limits.max / 16) | (variances < 16 * limits.tiny)).any()):
+            worst = variances[variances.log().abs().argmax()].sqrt().item()
+            raise ValueError(
+                f"'x' has a standard deviation of {worst:.2g}, whose square {limits.dtype} cannot hold: rescale x."
             )
 
     @torch.no_grad()

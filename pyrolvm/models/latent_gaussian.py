@@ -13,8 +13,14 @@ from pyrolvm.models._latent_normal import LatentNormal
 __all__ = ["LatentGaussian"]
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
 _ACTIVATIONS: dict[str, Activation] = {
-    "identity": lambda value: value,
+    "identity": _identity,
     "relu": torch.relu,
     "sigmoid": torch.sigmoid,
     "softplus": torch.nn.functional.softplus,
@@ -55,8 +61,8 @@ class LatentGaussian(LatentNormal):
         super().__init__("latent_gaussian")
         self.num_latents = as_count(num_latents, "num_latents")
         self.num_features = as_count(num_features, "num_features")
+        _check(activation)
         self.activation = activation
-        self._phi = _function(activation)
         shape = self.num_features, self.num_latents
         self.A = torch.nn.Parameter(torch.randn(shape) / self.num_latents**0.5)
         self.c = torch.nn.Parameter(torch.zeros(self.num_features))
@@ -79,10 +85,17 @@ class LatentGaussian(LatentNormal):
         loc, log_variance = self._phi(z @ self.A.mT + self.c), self._phi(z @ self.B.mT + self.d)
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
 
+    def _phi(self, value: Tensor) -> Tensor:
+        return (self.activation if callable(self.activation) else _ACTIVATIONS[self.activation])(value)
+
     @property
     def num_parameters(self) -> int:
-        """Entries of A, c, B and d."""
-        return 2 * self.num_features * (self.num_latents + 1)
+        """Free parameters: entries of A, c, B and d, less a rotation of the latents, which changes nothing."""
+        return 2 * self.num_features * (self.num_latents + 1) - self._num_rotations
+
+    @property
+    def _num_rows(self) -> int:
+        return 2 * self.num_features  # those of A and of B, which a rotation turns together
 
     @property
     def _like(self) -> Tensor:
@@ -91,14 +104,13 @@ class LatentGaussian(LatentNormal):
         return like
 
 
-def _function(activation: str | Activation) -> Activation:
-    """The function of an activation, once it is known to keep the shape."""
+def _check(activation: str | Activation) -> None:
+    """Refuse an activation that is not known, or that does not keep the shape."""
     if not callable(activation):
         check_choice(activation, _ACTIVATIONS, "activation")
-        return _ACTIVATIONS[activation]
+        return
     given = torch.zeros(2, 3)
     got = activation(given)
     if not isinstance(got, Tensor) or got.shape != given.shape:
         shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
         raise ValueError(f"'activation' must give a tensor of the shape it is given, (2, 3); got {shape}.")
-    return activation

@@ -71,6 +71,7 @@ class ProbabilisticPCA(LinearGaussian):
                 f"'x' lies in {self.num_latents} dimensions or fewer: nothing is left to be noise, and the "
                 "likelihood has no maximum. Use fewer latents."
             )
+        self._refuse_range(torch.stack([variance, values[-1]]))
         stretch = (values[-self.num_latents :] - variance).clamp_min(0).sqrt()
         weights = (vectors[:, -self.num_latents :] * stretch).flip(-1)
         noise = variance.expand(self.num_features)

@@ -57,7 +57,7 @@ from pyrolvm.programs.runs import (
 )
 from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
-from pyrolvm.programs.uniform import uniform_guide
+from pyrolvm.programs.uniform import infinite_latents, uniform_guide
 
 __all__ = [
     "Minibatch",
@@ -93,6 +93,7 @@ __all__ = [
     "first_invalid_site",
     "forget",
     "hidden",
+    "infinite_latents",
     "inspect_pair",
     "is_delta",
     "is_filled_in",

@@ -1,6 +1,6 @@
 """Running programs on the side: traces, and what sites they have."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,10 @@ __all__ = [
     "run_pair",
     "sample_sites",
     "traced",
+    "without_marks",
 ]
+
+_ENUMERATION = ("enumerate", "expand", "num_samples", "tmc")
 
 Program = Callable[..., Any]
 
@@ -105,6 +108,15 @@ def is_enumerated(site: Any) -> bool:
         site: A node of a trace.
     """
     return bool(not site["is_observed"] and site["infer"].get("enumerate") == "parallel")
+
+
+def without_marks(infer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a site tells inference, less that it be enumerated: the site is drawn.
+
+    Args:
+        infer: A site's own.
+    """
+    return {key: value for key, value in infer.items() if key not in _ENUMERATION}
 
 
 def traced(program: Program, args: Any, kwargs: Any) -> Trace:

@@ -8,12 +8,11 @@ from pyro.distributions.torch_distribution import MaskedDistribution, TorchDistr
 from pyro.poutine.messenger import Messenger
 from torch import Size, Tensor
 
+from pyrolvm.programs.modules import evaluation_mode
 from pyrolvm.programs.plates import is_subsample, scale_of_plates
-from pyrolvm.programs.runs import Program
+from pyrolvm.programs.runs import Program, apart, without_marks
 
-__all__ = ["uniform_guide"]
-
-_ENUMERATION = ("enumerate", "expand", "num_samples", "tmc")
+__all__ = ["infinite_latents", "uniform_guide"]
 
 
 def uniform_guide(model: Program) -> Program:
@@ -54,6 +53,23 @@ def uniform_guide(model: Program) -> Program:
     return guide
 
 
+def infinite_latents(model: Program, *args: Any) -> dict[str, str]:
+    """Latents of a model that have not finitely many values, with the names of their distributions.
+
+    Args:
+        model: A Pyro program.
+        *args: Its arguments.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> infinite_latents(lambda: pyro.sample("z", dist.Poisson(3.0)))
+        {'z': 'Poisson'}
+    """
+    with apart(), evaluation_mode(model), torch.no_grad(), _Uniform() as handler:
+        model(*args)
+    return handler.refused
+
+
 class _Uniform(Messenger):
     """Replace the distributions of latents by uniform ones, and hide everything that is observed."""
 
@@ -71,7 +87,7 @@ class _Uniform(Messenger):
             msg["fn"] = _uniform_over(msg["fn"])
         except NotImplementedError:
             self.refused[msg["name"]] = type(_innermost(msg["fn"])).__name__
-        msg["infer"] = {key: value for key, value in msg["infer"].items() if key not in _ENUMERATION}
+        msg["infer"] = without_marks(msg["infer"])
         msg["scale"] = scale_of_plates(msg)  # a user's poutine.scale is the model's
 
 

@@ -46,6 +46,10 @@ def iris():
     return ((x - x.mean(0)) / x.std(0),)
 
 
+def counts():
+    return (torch.tensor(lvm.datasets.digits().x[:200, 18:22]).double(),)
+
+
 def mixture(covariance):
     return lambda: lvm.models.GaussianMixture(2, 2, covariance).double().initialize(faithful()[0])
 
@@ -100,6 +104,16 @@ COLLECTION = {
         for guide in (lvm.guides.MeanField, lvm.guides.FullRank)
     },
     "VAE, Bernoulli": Entry(vae(64, lvm.likelihoods.Bernoulli()), amortized(64), digits, Trace_ELBO),
+    # probabilistic PCA and factor analysis run the latent Gaussian's program
+    "latent Gaussian": Entry(
+        lambda: lvm.models.LatentGaussian(1, 4, "softplus").double(), amortized(4), iris, Trace_ELBO
+    ),
+    "Poisson factor analysis": Entry(
+        lambda: lvm.models.PoissonFactorAnalysis(1, 4).double().initialize(counts()[0]),
+        amortized(4),
+        counts,
+        Trace_ELBO,
+    ),
     "VAE, Gaussian": Entry(vae(4, lvm.likelihoods.Gaussian(0.5)), amortized(4), iris, Trace_ELBO),
 }
 EACH = pytest.mark.parametrize("entry", list(COLLECTION.values()), ids=list(COLLECTION))

@@ -1,12 +1,16 @@
 """The shallow latent Gaussian, beside factor analysis, quadrature and what it was simulated from."""
 
+import pickle
+
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.stats
 import torch
 from pyro import poutine
 
 import pyrolvm as lvm
-from pyrolvm.datasets import iris
+from pyrolvm.datasets import faithful, iris
 from pyrolvm.models import FactorAnalysis, LatentGaussian
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyrolvm.evidence.evidence.DoubtfulEvidence")
@@ -68,6 +72,99 @@ def test_importance_and_annealed_evidence_agree_with_quadrature(num_latents, dat
     assert found.standard_error.max() < 0.3
 
 
+def plane(count=5):
+    """Rows of Old Faithful, standardized."""
+    x = torch.tensor(np.asarray(faithful().x, dtype=float))
+    return ((x - x.mean(0)) / x.std(0))[:: len(x) // count][:count]
+
+
+NUMPY = {
+    "identity": lambda value: value,
+    "relu": lambda value: np.maximum(value, 0),
+    "sigmoid": lambda value: 1 / (1 + np.exp(-value)),
+    "softplus": lambda value: np.logaddexp(value, 0),
+    "tanh": np.tanh,
+    torch.sin: np.sin,
+}
+
+
+def density_of(model):
+    """p(x, z) of the notes' formula in numpy."""
+    A, c, B, d = (value.detach().numpy() for value in (model.A, model.c, model.B, model.d))
+    phi = NUMPY[model.activation]
+
+    def density(x, *z):
+        loc, scale = phi(A @ z + c), np.exp(phi(B @ z + d) / 2)
+        return np.prod(scipy.stats.norm.pdf(x, loc, scale)) * np.prod(scipy.stats.norm.pdf(z))
+
+    return density
+
+
+@pytest.mark.parametrize("activation", NUMPY, ids=str)
+def test_quadrature_agrees_with_scipys(activation):
+    """Adaptive quadrature over one latent, for real rows and simulated ones."""
+    model = drawn(1, 2, activation)
+    x = torch.cat([plane(3), model.sample(3, seed=1)[0]])
+    density = density_of(model)
+    kinks = (-model.c / model.A[:, 0]).tolist() + (-model.d / model.B[:, 0]).tolist()
+    points = sorted({-12.0, 12.0, *(np.clip(k, -11.9, 11.9) for k in kinks if activation == "relu")})
+    for row, found in zip(x.numpy(), lvm.evidence.exact(model, x).log_evidence, strict=True):
+        parts = [
+            scipy.integrate.quad(lambda z: density(row, z), low, high, epsabs=0, epsrel=1e-11, limit=200)[0]  # noqa: B023
+            for low, high in zip(points, points[1:], strict=False)
+        ]
+        assert found.item() == pytest.approx(np.log(sum(parts)), abs=2e-8 if activation != "relu" else 1e-6)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softplus"])
+def test_quadrature_over_two_latents_agrees_with_a_dense_grid(activation):
+    """Gauss-Hermite quadrature with 150 x 150 nodes of the prior."""
+    model = drawn(2, 2, activation)
+    x = torch.cat([plane(4), model.sample(4, seed=1)[0]])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(150)
+    z = np.stack(np.meshgrid(nodes, nodes), -1).reshape(-1, 2)
+    A, c, B, d = (value.detach().numpy() for value in (model.A, model.c, model.B, model.d))
+    phi = NUMPY[activation]
+    loc, scale = phi(z @ A.T + c), np.exp(phi(z @ B.T + d) / 2)
+    likelihood = scipy.stats.norm.pdf(x.numpy()[:, None], loc, scale).prod(-1)
+    truth = torch.tensor(np.log(likelihood @ np.outer(weights, weights).ravel() / (2 * np.pi)))
+    torch.testing.assert_close(lvm.evidence.exact(model, x).log_evidence, truth, rtol=0.0, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_quadrature_over_two_latents_behind_kinks():
+    """The grid converges slowly there, to 1e-5 nats; beside the midpoint rule on 6,000 x 6,000 points."""
+    model, x, step = drawn(2, 2, "relu"), plane(2), 16 / 6000
+    middle = torch.arange(-8 + step / 2, 8, step)
+    total = torch.zeros(2)
+    for part in middle.split(200):
+        z = torch.cartesian_prod(part, middle)
+        log_joint = model.conditional(z).log_prob(x[:, None]) - z.square().sum(-1) / 2
+        total += log_joint.detach().exp().sum(1)
+    truth = (total * step**2 / (2 * np.pi)).log()
+    torch.testing.assert_close(lvm.evidence.exact(model, x).log_evidence, truth, rtol=0.0, atol=2e-5)
+
+
+@pytest.mark.parametrize(("num_latents", "activation"), [(1, "softplus"), (2, torch.sin)], ids=str)
+def test_evidence_of_a_fit_to_old_faithful(num_latents, activation):
+    """Importance sampling and annealing against quadrature, and quadrature against Gauss-Hermite nodes."""
+    x, model = plane(12), drawn(num_latents, 2, activation)
+    guide = lvm.guides.Amortized(model, lvm.nn.MLP(2, [16], 16))
+    lvm.fit(model, guide, x, num_steps=100, seed=0, progress=False, compile=False)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(150)
+    z = np.stack(np.meshgrid(*[nodes] * num_latents), -1).reshape(-1, num_latents)
+    mass = (weights if num_latents == 1 else np.outer(weights, weights).ravel()) / (2 * np.pi) ** (num_latents / 2)
+    likelihood = model.conditional(torch.tensor(z)).log_prob(x[:, None]).exp().detach()
+    truth = (likelihood @ torch.tensor(mass)).log()
+    torch.testing.assert_close(lvm.evidence.exact(model, x).log_evidence, truth, rtol=0.0, atol=1e-5)
+    found = lvm.evidence.importance(model, guide, x, num_particles=20_000, seed=0)
+    assert ((found.log_evidence - truth).abs() < 5 * found.standard_error + 1e-4).all()
+    assert found.standard_error.max() < 0.1
+    found = lvm.evidence.annealed(model, guide, x, num_particles=32, num_temperatures=16, seed=0, progress=False)
+    assert ((found.log_evidence - truth).abs() < 5 * found.standard_error + 1e-4).all()
+    assert found.standard_error.max() < 0.3
+
+
 def test_what_was_simulated_is_recovered():
     """The density of new rows is the simulating model's: parameters are known up to the sign of z only."""
     truth = drawn(1, activation="identity", seed=2)
@@ -97,6 +194,56 @@ def test_any_activation(activation):
     function = function or (activation if callable(activation) else getattr(torch, activation))
     torch.testing.assert_close(model.decode(z), function(z @ model.A.T + model.c))
     assert lvm.check(model, lvm.guides.Amortized(model, torch.nn.Identity()), x).ok
+
+
+@pytest.mark.parametrize(("num_latents", "num_features"), [(1, 2), (2, 1), (2, 2)])
+def test_free_parameters_are_those_that_the_density_shows(num_latents, num_features):
+    """The rank of the derivatives of log p(x) at many x: what is left of A, c, B, d once rotations do not count."""
+    model = drawn(num_latents, num_features, torch.sin, seed=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.6)  # so that 100 nodes are exact
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    z = torch.tensor(np.stack(np.meshgrid(*[nodes] * num_latents), -1).reshape(-1, num_latents))
+    mass = torch.tensor(np.prod(np.meshgrid(*[weights] * num_latents), 0).ravel())
+    x = torch.randn(30, num_features)
+
+    def log_density(*parameters):
+        A, c, B, d = parameters
+        loc, scale = torch.sin(z @ A.mT + c), (0.5 * torch.sin(z @ B.mT + d)).exp()
+        each = torch.distributions.Normal(loc, scale).log_prob(x[:, None]).sum(-1)
+        return torch.logsumexp(each + mass.log(), 1)
+
+    values = tuple(value.detach() for value in (model.A, model.c, model.B, model.d))
+    jacobian = torch.autograd.functional.jacobian(log_density, values)
+    singular = torch.linalg.svdvals(torch.cat([part.reshape(30, -1) for part in jacobian], 1))
+    assert int((singular > 1e-8 * singular[0]).sum()) == model.num_parameters
+
+
+def test_more_latents_than_features():
+    model = drawn(3, 2)
+    guide = lvm.guides.Amortized(model, torch.nn.Identity())
+    assert lvm.check(model, guide, plane()).ok
+    assert model(size=4).shape == (4, 2)
+
+
+@pytest.mark.parametrize("activation", ["identity", "tanh", torch.sin, torch.nn.PReLU], ids=str)
+def test_it_can_be_pickled_and_converted(activation):
+    is_module = isinstance(activation, type)
+    model, z = drawn(1, 2, activation() if is_module else activation), torch.randn(3, 1)
+    other = pickle.loads(pickle.dumps(model))
+    assert torch.equal(other.decode(z), model.decode(z))
+    assert other.float().decode(z).dtype == torch.float32
+    assert len(set(model.state_dict())) == 4 + is_module
+
+
+def test_one_datum_one_feature_and_arrays():
+    model = drawn(1, 1)
+    density = density_of(model)
+    truth = scipy.integrate.quad(lambda z: density(0.3, z), -10, 10, epsrel=1e-11)[0]
+    assert lvm.evidence.exact(model, np.array([[0.3]])).log_evidence.item() == pytest.approx(np.log(truth), abs=1e-8)
+    with pytest.raises(ValueError, match="'x' must be finite; row 0, column 0 holds nan"):
+        lvm.evidence.exact(model, torch.tensor([[torch.nan]]))
 
 
 def test_bad_input_is_refused():

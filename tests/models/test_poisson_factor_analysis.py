@@ -66,11 +66,35 @@ def test_a_column_of_zeros_has_a_finite_start():
     assert model.num_parameters == 4
 
 
+@pytest.mark.parametrize(("num_latents", "num_features", "expected"), [(1, 3, 6), (2, 2, 5), (3, 2, 5), (5, 2, 5)])
+def test_free_parameters(num_latents, num_features, expected):
+    """Of weights weights^T, which is all that the density of x depends on, and of the log rates."""
+    assert PoissonFactorAnalysis(num_latents, num_features).num_parameters == expected
+    weights = torch.randn(num_features, num_latents)
+    jacobian = torch.autograd.functional.jacobian(lambda w: w @ w.mT, weights)
+    rank = torch.linalg.matrix_rank(jacobian.reshape(num_features**2, -1))
+    assert int(rank) + num_features == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_of_any_type(dtype):
+    counts = np.array([[3, 0, 1], [2, 5, 0], [2, 5, 0]])
+    model = known().to(dtype)
+    truth = by_quadrature(torch.tensor(counts)).to(dtype)
+    for x in (counts, counts.astype(float), torch.tensor(counts), torch.tensor(counts).to(dtype)):
+        found = lvm.evidence.exact(model, x).log_evidence
+        torch.testing.assert_close(found, truth, rtol=0.0, atol=1e-4 if dtype is torch.float32 else 1e-7)
+    for one in (counts[:1], counts[:1] * 0):
+        assert model.initialize(one).loc.isfinite().all()
+
+
 @pytest.mark.parametrize(("value", "shown"), [(1.5, "1.5"), (-2.0, "-2")])
 def test_what_is_no_count_is_refused(value, shown):
     x = torch.ones(4, 3)
     x[2, 1] = value
     with pytest.raises(ValueError, match=f"'x' must hold counts, .*; row 2, column 1 holds {shown}"):
         PoissonFactorAnalysis(1, 3).check_data(x)
+    with pytest.raises(ValueError, match="must hold counts"):
+        lvm.evidence.exact(PoissonFactorAnalysis(1, 3), x)
     with pytest.raises(ValueError, match="must hold counts"):
         lvm.fit(PoissonFactorAnalysis(1, 3), lvm.guides.MeanField, x, num_steps=1, progress=False)

@@ -38,6 +38,19 @@ def test_weights_of_the_prior_are_likelihoods(name):
             torch.testing.assert_close(weight, likelihood)
 
 
+@pytest.mark.parametrize(("name", "drawn"), [("enumerated", ["z"]), ("hidden Markov", [f"z{t}" for t in range(5)])])
+def test_what_the_model_enumerates_may_be_drawn_too(name, drawn):
+    model, guide, args = CASES[name].make()
+    model, _ = lvm.bind(model, guide, *args)
+    prior = prior_guide(model, draws_enumerated=True)
+    assert lvm.check(model, prior, *args).ok
+    weights = lvm.log_weights(model, prior, *args, num_particles=20_000, seed=0)
+    assert sorted(weights.latents) == drawn
+    torch.testing.assert_close(weights.local, weights.log_likelihood.local)
+    ratio = (weights.local - CASES[name].log_evidence()).exp()
+    assert ((ratio.mean(0) - 1).abs() < 4.5 * ratio.std(0) / 20_000**0.5).all()
+
+
 def test_it_follows_a_minibatch():
     model, guide, args = CASES["local, functions"].make()
     model, _ = lvm.bind(model, guide, *args)

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 
 import pyrolvm as lvm
-from pyrolvm.programs import uniform_guide
+from pyrolvm.programs import infinite_latents, uniform_guide
 
 SITES = {
     "Bernoulli": (lambda: dist.Bernoulli(torch.tensor([0.1, 0.9])), 2),
@@ -83,3 +83,16 @@ def test_values_that_cannot_be_listed_are_refused_by_name():
         uniform_guide(model)()
     with pytest.raises(ValueError, match=r"'uneven' \(Binomial\). Use lvm.evidence.importance with a guide"):
         uniform_guide(model)()
+
+
+def test_latents_that_have_not_finitely_many_values():
+    def model(x):
+        with lvm.data_plate(x):
+            pyro.sample("n", dist.Poisson(torch.tensor(2.0)).mask(True))
+            pyro.sample("k", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    state = torch.get_rng_state()
+    assert infinite_latents(model, torch.zeros(4)) == {"n": "Poisson", "z": "Normal"}
+    assert torch.equal(state, torch.get_rng_state())
