@@ -335,3 +335,14 @@ def test_seeds_leave_the_callers_generator_alone(x):
     assert (torch.get_rng_state() == state).all()
     torch.testing.assert_close(first, second)
     assert (posterior.sample(5)[0] != posterior.sample(5)[0]).any()
+
+
+def test_on_each_device(x, device):
+    ends = []
+    for place in (torch.device("cpu"), device):
+        model = BayesianGaussianMixture(3, 2, weights="dirichlet_process").to(place).set_empirical_priors(x)
+        posterior = fit(model.variational_posterior(), x.to(place), num_restarts=2).guide
+        found = lvm.log_weights(model, posterior, x.to(place), num_particles=10, seed=0)
+        assert found.local.device.type == posterior.sample(3, seed=0)[0].device.type == place.type
+        ends.append(posterior.log_predictive_density(x).cpu())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=0)
