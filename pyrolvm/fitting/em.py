@@ -136,10 +136,11 @@ def fit_em(
         True
     """
     if not isinstance(model, ExpectationMaximization) or not isinstance(model, torch.nn.Module):
-        remedy = "Pass its variational_posterior()." if hasattr(model, "variational_posterior") else ""
+        bayesian = hasattr(model, "variational_posterior")
+        remedy = "Pass its variational_posterior()." if bayesian else "Use lvm.fit(model, guide, data)."
         raise TypeError(
             "'model' must have an E-step and an M-step, as lvm.models.GaussianMixture has; got "
-            f"{type(model).__name__}. {remedy or 'Use lvm.fit(model, guide, data).'}"
+            f"{type(model).__name__}. {remedy}"
         )
     options = _checked_options(num_iterations, tolerance)
     if batch_size is not None:

@@ -36,8 +36,10 @@ class MixturePosterior(PyroModule):
     """q(weights) prod_k q(loc_k, covariance_k): a Dirichlet or Beta distributions, and normal-Wishart or normal-gamma.
 
     A guide of a `BayesianGaussianMixture`, which makes it (`model.variational_posterior()`), at first equal to the
-    prior. `lvm.fit_em(posterior, x)` climbs the ELBO by coordinate ascent; `lvm.fit(model, posterior, x)` does by
-    stochastic gradients. The posterior of the components z given these is summed out exactly in both.
+    prior. `lvm.fit_em(posterior, x)` climbs the ELBO of q(z) q(parameters) by coordinate ascent; `lvm.fit(model,
+    posterior, x)` climbs that of p(z | parameters, x) q(parameters) by stochastic gradients. It covers one of the
+    equivalent labelings of the components: where they are apart, log p(x) is higher than the ELBO by their log number
+    (log K! for a Dirichlet prior), which importance sampling from it does not see.
 
     Attributes:
         concentration: Of the weights, shape (K,), or of the sticks' Beta distributions, (K - 1, 2); a parameter.

@@ -193,6 +193,25 @@ def test_superfluous_components_lose_their_weight(x, weights):
 
 
 @EACH
+@EITHER
+def test_simulated_parameters_are_recovered(covariance, weights):
+    """Two of five components remain, with the means, variances and weights that made the rows."""
+    n, truth = 2000, torch.tensor([[-2.0, 1.0], [3.0, 0.0]])
+    large = torch.arange(n) < 0.7 * n
+    rows = truth[large.long()] + torch.randn(n, 2)
+    model = BayesianGaussianMixture(5, 2, covariance, weights, concentration=1e-3).set_empirical_priors(rows)
+    posterior = fit(model.variational_posterior(), rows).guide
+    order = posterior.weights.argsort(descending=True)
+    assert posterior.weights[order[2:]].sum() < 0.005
+    assert posterior.weights[order[0]].item() == pytest.approx(0.7, abs=0.01)  # 0.7 n rows, few of them in doubt
+    for k, center, size in zip(order[:2], truth.flip(0), (0.7 * n, 0.3 * n), strict=True):
+        assert ((posterior.locs[k] - center).abs() < 4 / size**0.5).all()
+        spread = posterior.covariances if covariance == "tied" else posterior.covariances[k]
+        variances = spread.diagonal() if covariance in ("full", "tied") else spread
+        assert ((variances - 1).abs() < 4 * (2 / size) ** 0.5 + 0.02).all()  # and the prior's weight in it
+
+
+@EACH
 def test_the_predictive_density_integrates_to_one(covariance):
     model, data = mixture(covariance, num_components=3, num_features=1), torch.randn(9, 1)
     posterior = fit(model.variational_posterior(), data).guide
@@ -335,3 +354,14 @@ def test_seeds_leave_the_callers_generator_alone(x):
     assert (torch.get_rng_state() == state).all()
     torch.testing.assert_close(first, second)
     assert (posterior.sample(5)[0] != posterior.sample(5)[0]).any()
+
+
+def test_on_each_device(x, device):
+    ends = []
+    for place in (torch.device("cpu"), device):
+        model = BayesianGaussianMixture(3, 2, weights="dirichlet_process").to(place).set_empirical_priors(x)
+        posterior = fit(model.variational_posterior(), x.to(place), num_restarts=2).guide
+        found = lvm.log_weights(model, posterior, x.to(place), num_particles=10, seed=0)
+        assert found.local.device.type == posterior.sample(3, seed=0)[0].device.type == place.type
+        ends.append(posterior.log_predictive_density(x).cpu())
+    torch.testing.assert_close(*ends, rtol=1e-5, atol=0)
