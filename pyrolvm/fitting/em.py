@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -30,6 +31,9 @@ class ExpectationMaximization(Protocol):
     Restarts run at once, so both steps are functions of the parameters of R runs. Parameters and statistics are each a
     `NamedTuple` of tensors whose first dimension is R; in all else they are the model's own affair. Nothing may be
     read from a tensor, and nothing raised, on account of one run: where it has no maximum, its parameters are NaN.
+
+    `expect` may take `sample_weights` as a third argument, one for each row and above 0, and then multiplies each row's
+    share of the statistics by it (not its log density); without it `fit_em` refuses weights.
 
     A model may also say `num_components` (it then wants as many rows), `degenerate` (components that make the
     likelihood spurious) and `numbers_per_row` (how many numbers `expect` holds for each row and run, from which the
@@ -72,6 +76,7 @@ def fit_em(
     model: ExpectationMaximization,
     data: Any,
     *,
+    sample_weights: Any = None,
     num_iterations: int = 1000,
     tolerance: float = 1e-7,
     num_restarts: int = 5,
@@ -90,8 +95,11 @@ def fit_em(
         model: A model with both steps in closed form; its parameters are set in place. It computes where it is.
         data: A tensor, an array, a memory map (`np.load(path, mmap_mode="r")`), a torch Dataset, or a DataLoader (whose
             dataset is used), shape (N, D).
+        sample_weights: How often each row counts, shape (N,), at least 0 and not all 0, so that sum_n weight_n
+            log p(x_n) is maximized; None for once. Starts are found on the rows of positive weight, each once.
         num_iterations: At most so many iterations in each run.
-        tolerance: A run has converged when an iteration adds less than this to the log-likelihood, in nats per row.
+        tolerance: A run has converged when an iteration adds less than this to the log-likelihood, in nats per row (or
+            unit of weight).
         num_restarts: Runs from the starts `model.initialize(x, seed)`, `seed + 1`, ... (found on 65,536 rows where
             there are more); 0 for one run from where the model's parameters are.
         batch_size: Rows of a chunk; None for as many as suit the machine. The result is the same, up to rounding.
@@ -103,7 +111,7 @@ def fit_em(
         `converged` of that run, `seconds` of all, and no guide.
 
     Raises:
-        TypeError: If the model has no such steps, or the data or an option is of the wrong type.
+        TypeError: If the model has no such steps or takes no weights, or the data or an option is of the wrong type.
         ValueError: If the data or an option is refused, or no run ends in a finite likelihood. The model then keeps
             the parameters it had.
 
@@ -129,8 +137,12 @@ def fit_em(
     if batch_size is not None:
         _check_count(batch_size, "batch_size", 1)
     _check_count(num_restarts, "num_restarts", 0)
+    if sample_weights is not None and "sample_weights" not in signature(model.expect).parameters:
+        raise TypeError(
+            f"'sample_weights' must be None: the E-step of {type(model).__name__} takes no weights of rows."
+        )
     seeds = _seeds(num_restarts, seed)
-    rows = rows_of(model, data)
+    rows = rows_of(model, data, sample_weights)
     begin = time.perf_counter()
     best, num_failed = _best_run(model, Sums(model, rows, batch_size), options, seeds, progress)
     _warn_if_doubtful(best, _degenerate(model), options, num_failed)
@@ -162,7 +174,7 @@ def _best_run(model: Any, sums: Sums, options: Options, seeds: list[int], progre
     finally:
         bar.close()
         honest = [run for _, run in sorted(ended.items()) if not run.failed]
-        best = _best_of(model, honest, options.tolerance * len(sums.rows))
+        best = _best_of(model, honest, options.tolerance * sums.rows.total)
         model.load_state_dict(state)
         if best is not None:
             model.set_parameters(best.parameters)

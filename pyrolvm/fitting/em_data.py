@@ -1,4 +1,4 @@
-"""The rows that EM goes over, chunk by chunk."""
+"""The rows that EM goes over, chunk by chunk, and their weights."""
 
 from typing import Any
 
@@ -18,11 +18,29 @@ _CHECKED_AT_ONCE = 2**22  # numbers of a mapped file that are looked at at once:
 
 
 class Rows:
-    """All rows of the data, as a model accepts them, in memory."""
+    """The rows of the data, as a model accepts them, in memory; rows of no weight are left out.
 
-    def __init__(self, x: Float[Tensor, "num_data ..."]) -> None:
-        self.x = x
-        self.dtype, self.device = x.dtype, x.device
+    Attributes:
+        weights: Of the rows, in the data's dtype, above 0; None where each counts once.
+        total: Sum of the weights, or the number of rows.
+
+    Args:
+        x: All rows.
+        sample_weights: What a user passed as their weights.
+    """
+
+    def __init__(self, x: Float[Tensor, "num_data ..."], sample_weights: Any) -> None:
+        self._weigh(sample_weights, len(x), x)
+        self.x = x if self._kept is None else x[self._kept]
+
+    def _weigh(self, sample_weights: Any, num_data: int, like: Tensor) -> None:
+        self.dtype, self.device = like.dtype, like.device
+        self.total, self.weights, self._kept = float(num_data), None, None
+        if sample_weights is not None:
+            weights = _as_weights(sample_weights, num_data, like)
+            self._kept = weights.nonzero().flatten()
+            self.weights = weights[self._kept]
+            self.total = self.weights.sum(dtype=torch.float64).item()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -48,9 +66,10 @@ class Rows:
 class _MappedRows(Rows):
     """Rows of a memory-mapped file, of which only a chunk is in memory."""
 
-    def __init__(self, model: Any, data: Any) -> None:
+    def __init__(self, model: Any, data: Any, sample_weights: Any) -> None:
         self.model, self.data = model, data
-        super().__init__(model.check_data(self._read(data[:1])))
+        self._weigh(sample_weights, len(data), model.check_data(self._read(data[:1])))
+        self._numbers = None if self._kept is None else self._kept.cpu().numpy()
         size = max(1, _CHECKED_AT_ONCE // max(1, data[:1].size))
         for start in range(0, len(data), size):
             rows = self._read(data[start : start + size])
@@ -58,39 +77,68 @@ class _MappedRows(Rows):
             model.check_data(rows)
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.data if self._numbers is None else self._numbers)
 
     def part(self, begin: int, end: int) -> Tensor:
-        return self._read(self.data[begin:end]).to(self.dtype)
+        return self._take(slice(begin, end))
 
     def some(self, size: int) -> Tensor:
-        chosen = self.data if size >= len(self) else self.data[_drawn(len(self), size).numpy()]
-        return self._read(chosen).to(self.dtype)
+        return self._take(slice(None) if size >= len(self) else _drawn(len(self), size).numpy())
+
+    def _take(self, chosen: Any) -> Tensor:
+        return self._read(self.data[chosen if self._numbers is None else self._numbers[chosen]]).to(self.dtype)
 
     def _read(self, values: Any) -> Tensor:
         return as_arguments((np.array(values),), self.model)[0]
 
 
-def rows_of(model: Any, data: Any) -> Rows:
+def rows_of(model: Any, data: Any, sample_weights: Any = None) -> Rows:
     """The data as rows that the model accepts; a memory-mapped array stays on disk.
 
     Args:
         model: Has `check_data`.
         data: What users bring.
+        sample_weights: Weights of the rows, which are numbers of at least 0; None for 1.
 
     Raises:
         TypeError: If there is more than one array, or it does not hold numbers.
-        ValueError: If the model refuses the data, or there are fewer rows than components.
+        ValueError: If the model refuses the data, the weights are refused, or there are fewer rows than components.
     """
     only = data[0] if isinstance(data, tuple) and len(data) == 1 else data
-    rows = _MappedRows(model, only) if isinstance(only, np.memmap) and len(only) else Rows(_in_memory(model, data))
+    if isinstance(only, np.memmap) and len(only):
+        rows: Rows = _MappedRows(model, only, sample_weights)
+    else:
+        rows = Rows(_in_memory(model, data), sample_weights)
     num_components = getattr(model, "num_components", 1)
     if len(rows) < num_components:
+        of_weight = "" if rows.weights is None else " of a weight above 0"
         raise ValueError(
-            f"'data' must have at least as many rows as components, {num_components}; got {len(rows)}. "
+            f"'data' must have at least as many rows{of_weight} as components, {num_components}; got {len(rows)}. "
             f"Pass num_components={len(rows)} or fewer to the model."
         )
     return rows
+
+
+def _as_weights(values: Any, num_data: int, like: Tensor) -> Float[Tensor, "num_data"]:
+    try:
+        given = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, np.float64))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"'sample_weights' must be an array of numbers; got {type(values).__name__} ({error})."
+        ) from None
+    if given.is_complex():
+        raise TypeError(f"'sample_weights' must be real numbers; got {given.dtype}.")
+    if given.shape != (num_data,):
+        shape = tuple(given.shape)
+        raise ValueError(f"'sample_weights' must have shape ({num_data},), a number for each row; got {shape}.")
+    weights = given.to(like)
+    bad = ~(weights.isfinite() & (weights >= 0))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(f"'sample_weights' must be finite and at least 0; row {row} holds {given[row].item():g}.")
+    if not weights.any():
+        raise ValueError("'sample_weights' must not all be 0: no row would be left. Leave them out to count each once.")
+    return weights
 
 
 def _in_memory(model: Any, data: Any) -> Tensor:

@@ -34,7 +34,7 @@ class Run:
     Attributes:
         log_likelihood: In nats, of the last parameters.
         losses: Minus the log-likelihood after each iteration, in nats.
-        gain: What the last iteration added, in nats per row.
+        gain: What the last iteration added, in nats per row, or unit of weight.
         converged: Whether it ended because that is next to nothing.
         parameters: The last ones, of this run alone; None before it ends.
     """
@@ -56,12 +56,12 @@ class Run:
         Args:
             log_likelihood: After it, in nats.
             rows: The data.
-            tolerance: In nats per row.
+            tolerance: In nats per row, or unit of weight.
         """
         before, self.log_likelihood = self.log_likelihood, log_likelihood
         self.losses.append(-log_likelihood)
-        self.gain = (log_likelihood - before) / len(rows)
-        noise = 10 * torch.finfo(rows.dtype).eps * abs(before) / len(rows)
+        self.gain = (log_likelihood - before) / rows.total
+        noise = 10 * torch.finfo(rows.dtype).eps * abs(before) / rows.total
         self.converged = -max(tolerance, noise) <= self.gain <= tolerance
 
 

@@ -18,7 +18,7 @@ _FEWEST_ROWS = 64  # in a chunk, or its products are not worth their start
 
 
 class Sums:
-    """What `expect` gives, summed over the rows.
+    """What `expect` gives, summed over the rows, each times its weight.
 
     Args:
         model: Has the E-step.
@@ -43,7 +43,7 @@ class Sums:
         size = self.batch_size or _chunk_size(self.model, self.rows, len(parameters[0]))
         total: list[Tensor] = []
         for begin in range(0, len(self.rows), size):
-            log_density, statistics = self.model.expect(parameters, self.rows.part(begin, begin + size))
+            log_density, statistics = self._expect(parameters, begin, begin + size)
             parts = [log_density.sum(-1, dtype=torch.float64), *statistics]
             if total:
                 for so_far, part in zip(total, parts, strict=True):
@@ -51,6 +51,15 @@ class Sums:
             else:
                 total = [part.to(torch.float64, copy=True) for part in parts]
         return total[0].tolist(), type(statistics)(*total[1:])
+
+    def _expect(self, parameters: Any, begin: int, end: int) -> tuple[Tensor, Any]:
+        """Log densities of a chunk's rows, times their weights, and its statistics."""
+        rows = self.rows.part(begin, end)
+        if self.rows.weights is None:
+            return self.model.expect(parameters, rows)
+        weights = self.rows.weights[begin:end]
+        log_density, statistics = self.model.expect(parameters, rows, weights)
+        return log_density.double() * weights, statistics
 
 
 def _let_malloc_keep_memory() -> None:

@@ -211,13 +211,17 @@ class LinearGaussian(Criteria, LatentNormal):
 
     @torch.no_grad()
     def expect(
-        self, parameters: LinearParameters, x: Float[Tensor, "batch num_features"]
+        self,
+        parameters: LinearParameters,
+        x: Float[Tensor, "batch num_features"],
+        sample_weights: Float[Tensor, "batch"] | None = None,
     ) -> tuple[Float[Tensor, "runs batch"], LinearStatistics]:
         """The E-step on some rows, for `fit_em`; nothing is checked.
 
         Args:
             parameters: Of R runs.
             x: Rows as `check_data` gives them, shape (B, D).
+            sample_weights: How often each row counts in what the M-step needs, shape (B,); None for once.
 
         Returns:
             log p(x) of each row in nats, shape (R, B), and what the M-step needs of them, which adds up over chunks.
@@ -232,14 +236,15 @@ class LinearGaussian(Criteria, LatentNormal):
         distances = (residuals.square() / variances.unsqueeze(-1)).sum(-2) - (pulled * means).sum(-2)
         volume = variances.log().sum(-1) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = self.num_features * math.log(2 * math.pi)
-        size = x.shape[0]
+        counts = torch.ones_like(residuals[0, 0]) if sample_weights is None else sample_weights.to(residuals)
+        size, weighted = counts.sum(), counts * means
         statistics = LinearStatistics(
-            weights.new_full((len(weights),), size),
-            means.sum(-1),
-            size * torch.cholesky_inverse(root) + means @ means.mT,
-            residuals.sum(-1),
-            residuals @ means.mT,
-            residuals.square().sum(-1),
+            size.expand(len(weights)),
+            weighted.sum(-1),
+            size * torch.cholesky_inverse(root) + weighted @ means.mT,
+            residuals @ counts,
+            residuals @ weighted.mT,
+            residuals.square() @ counts,
         )
         return -0.5 * (distances + volume.unsqueeze(-1) + constant), statistics
 

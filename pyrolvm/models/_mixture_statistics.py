@@ -16,20 +16,19 @@ from torch import Tensor
 from pyrolvm.models._covariances import Covariance
 
 __all__ = [
-    "NOTHING",
     "MixtureParameters",
     "MixtureStatistics",
     "empty",
     "expect",
     "gather",
     "maximize",
-    "mixture_logits",
+    "positive",
     "normalized",
     "parameters_of",
     "unit",
 ]
 
-NOTHING = 1e-30  # rows; a component that explains less has left the data
+_NOTHING = 1e-32  # of all rows; a component that explains less has left the data
 _DOUBT = 10.0  # times the rounding of a second moment: less is no variance
 _SETTLED = 1e-6  # square of a mean's shift, in units of the old variance, from which on it has settled
 _LEAST = -80.0  # log ratio of responsibilities below which it counts as 0: the smallest of numbers are slow
@@ -109,7 +108,10 @@ def unit(kind: Covariance, locs: Float[Tensor, "runs num_components num_features
 
 
 def expect(
-    kind: Covariance, parameters: MixtureParameters, x: Float[Tensor, "batch num_features"]
+    kind: Covariance,
+    parameters: MixtureParameters,
+    x: Float[Tensor, "batch num_features"],
+    sample_weights: Float[Tensor, "batch"] | None = None,
 ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
     """The E-step on some rows: their log densities in nats, in float64, and the sums that the M-step needs.
 
@@ -117,12 +119,15 @@ def expect(
         kind: The kind of covariance.
         parameters: Of R runs.
         x: The rows.
+        sample_weights: How often each row counts in the sums; None for once.
     """
     differences = _differences(parameters, x)
     vectors = kind.multiply(parameters.whitening, differences)
     squares = torch.mul(vectors, vectors, out=differences)
     log_joint = torch.add(parameters.heights.unsqueeze(-1), squares.sum(-2), alpha=-0.5)
     log_density, responsibilities = normalized(log_joint)
+    if sample_weights is not None:
+        responsibilities *= sample_weights
     statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors, squares))
     return log_density + parameters.largest, statistics
 
@@ -157,17 +162,16 @@ def empty(counts: Float[Tensor, "runs num_components"]) -> Bool[Tensor, "runs nu
     Args:
         counts: Sums of responsibilities over all rows.
     """
-    return counts < NOTHING
+    return counts < _NOTHING * counts.sum(-1, keepdim=True)
 
 
-def mixture_logits(counts: Float[Tensor, "runs num_components"]) -> Float[Tensor, "runs num_components"]:
-    """Log weights of components; of one that explains no row next to nothing, not -inf, which no step would leave.
+def positive(counts: Float[Tensor, "runs num_components"]) -> Float[Tensor, "runs num_components"]:
+    """Counts to divide by: of a component that explains no row next to nothing, whose log is finite.
 
     Args:
         counts: Sums of responsibilities over all rows.
     """
-    least = counts.clamp_min(NOTHING)
-    return (least / least.sum(-1, keepdim=True)).log()
+    return torch.maximum(counts, _NOTHING * counts.sum(-1, keepdim=True))
 
 
 def normalized(
@@ -208,7 +212,7 @@ def maximize(
         Parameters, with a scale of NaN where a covariance is not positive definite.
     """
     gone = empty(statistics.counts)
-    counts = statistics.counts.clamp_min(NOTHING)
+    counts = positive(statistics.counts)
     root = kind.invert(parameters.whitening.double())
     shifts = torch.where(gone.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
     estimate = kind.estimate(counts, shifts, statistics.second)
@@ -218,7 +222,7 @@ def maximize(
         kept |= gone
     scale = torch.where(kept.reshape(kept.shape + (1,) * _dims_of_one(kind)), parameters.scale, scale)
     locs = parameters.locs.double() + kind.multiply(root, shifts.unsqueeze(-1)).squeeze(-1)
-    return parameters_of(kind, mixture_logits(counts), locs, scale, dtype)
+    return parameters_of(kind, (counts / counts.sum(-1, keepdim=True)).log(), locs, scale, dtype)
 
 
 def _far_off(

@@ -171,18 +171,22 @@ class GaussianMixture(MixtureByEM):
 
     @torch.no_grad()
     def expect(
-        self, parameters: MixtureParameters, x: Float[Tensor, "batch num_features"]
+        self,
+        parameters: MixtureParameters,
+        x: Float[Tensor, "batch num_features"],
+        sample_weights: Float[Tensor, "batch"] | None = None,
     ) -> tuple[Float[Tensor, "runs batch"], MixtureStatistics]:
         """The E-step on some rows, for `fit_em`; nothing is checked.
 
         Args:
             parameters: Of R runs.
             x: Rows as `check_data` gives them, shape (B, D).
+            sample_weights: How often each row counts in what the M-step needs, shape (B,); None for once.
 
         Returns:
             log p(x) of each row in nats, shape (R, B), and what the M-step needs of them, which adds up over chunks.
         """
-        return expect(self._kind, parameters, x)
+        return expect(self._kind, parameters, x, sample_weights)
 
     @torch.no_grad()
     def maximize_expected(self, parameters: MixtureParameters, statistics: MixtureStatistics) -> MixtureParameters:
