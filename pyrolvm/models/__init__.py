@@ -5,6 +5,7 @@ from pyrolvm.models.eight_schools import eight_schools_centered, eight_schools_n
 from pyrolvm.models.factor_analysis import FactorAnalysis
 from pyrolvm.models.gaussian_mixture import GaussianMixture
 from pyrolvm.models.latent_gaussian import LatentGaussian
+from pyrolvm.models.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers
 from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
 from pyrolvm.models.poisson_mixture import PoissonMixture
 from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
@@ -15,6 +16,7 @@ __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
     "LatentGaussian",
+    "MixtureOfFactorAnalyzers",
     "PoissonFactorAnalysis",
     "PoissonMixture",
     "ProbabilisticPCA",
