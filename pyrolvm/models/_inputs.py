@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,6 +15,7 @@ __all__ = [
     "as_batch",
     "as_count",
     "as_data",
+    "as_labels",
     "as_probabilities",
     "as_tensor",
     "check_choice",
@@ -150,6 +151,37 @@ def as_probabilities(values: Any, shape: tuple[int, int], like: Tensor) -> Float
         held = ", ".join(f"{value:g}" for value in weights[row].tolist())
         raise ValueError(f"'responsibilities' must be probabilities that sum to 1; row {row} holds {held}.")
     return weights
+
+
+def as_labels(values: Any, num_data: int, num_components: int, device: torch.device) -> Int[Tensor, "num_data"]:
+    """Numbers of components that a user passed.
+
+    Args:
+        values: A tensor or an array, shape (N,).
+        num_data: N.
+        num_components: K.
+        device: The model's.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If the shape is wrong, or one is not in 0..K-1; the first bad row is named.
+    """
+    try:
+        given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):
+        raise TypeError(f"'reference' must be a mixture or integer labels; got {type(values).__name__}.") from None
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"'reference' must hold integer labels; got {given.dtype}. Use numbers in 0..K-1.")
+    if given.shape != (num_data,):
+        raise ValueError(f"'reference' must hold a label for each row, shape ({num_data},); got {tuple(given.shape)}.")
+    labels = given.to(device, torch.int64)
+    bad = (labels < 0) | (labels >= num_components)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"'reference' must hold labels in 0..{num_components - 1}; row {row} holds {int(labels[row])}."
+        )
+    return labels
 
 
 def _check_shape(shape: tuple[int, ...], num_features: int) -> None:

@@ -1,4 +1,4 @@
-"""Starts for mixtures: k-means++ and k-means in torch, several starts at once."""
+"""Starts for mixtures: k-means++ and k-means in torch, several starts at once, or rows drawn at random."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrolvm.seeding import seeded
 
-__all__ = ["Clusters", "k_means"]
+__all__ = ["Clusters", "distinct_rows", "k_means"]
 
 _NUM_ITERATIONS = 300
 _TOLERANCE = 1e-4  # squared shift of the centers, in units of the columns' variance
@@ -72,6 +72,29 @@ def k_means(
     if not bool((counts > 0).all()):
         _refuse_too_few(len(torch.unique(x, dim=0)), num_clusters, "distinct rows")
     return Clusters(labels, centers * spread + mean)
+
+
+def distinct_rows(
+    x: Float[Tensor, "num_data num_features"], size: int, seeds: Sequence[int | None]
+) -> Float[Tensor, "runs size num_features"]:
+    """Rows drawn at random that all differ from each other, for each seed.
+
+    Args:
+        x: Data, shape (N, D).
+        size: How many.
+        seeds: An integer leaves the caller's generators as they were; None draws from them.
+
+    Raises:
+        ValueError: If there are fewer distinct rows.
+    """
+    _refuse_too_few(len(x), size, "rows")
+    distinct = torch.unique(x, dim=0)
+    _refuse_too_few(len(distinct), size, "distinct rows")
+    chosen = []
+    for seed in seeds:
+        with seeded(seed):
+            chosen.append(torch.randperm(len(distinct), device="cpu")[:size])
+    return distinct[torch.stack(chosen).to(x.device)]
 
 
 def _uniforms(num_clusters: int, seeds: Sequence[int | None]) -> Float[Tensor, "runs num_clusters candidates"]:

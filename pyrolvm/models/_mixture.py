@@ -1,16 +1,18 @@
-"""What mixtures have in common: the program with its component enumerated, densities, draws and criteria."""
+"""What mixtures have in common: the program with its component enumerated, densities, draws, criteria, alignment."""
 
 from abc import abstractmethod
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float, Int
 from pyro.nn import PyroModule
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyrolvm.models._criteria import Criteria
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_labels
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
@@ -124,6 +126,60 @@ class Mixture(Criteria, PyroModule):
             TypeError, ValueError: As `check_data`, and if a row has no density in any component.
         """
         return dist.Categorical(logits=self._possible(self.check_data(x)))
+
+    @torch.no_grad()
+    def align(self, x: DataMatrix, reference: "Mixture | Int[Tensor, 'num_data']") -> Self:
+        """Renumber the components to agree with a reference about the rows; no density changes.
+
+        Of all permutations s it takes the one with the largest sum_n sum_k p(z_n = s(k) | x_n) q(z_n = k), q being the
+        reference's posterior, or 1 at the label: the expected number of rows about which both agree.
+
+        Args:
+            x: Data, shape (N, D).
+            reference: Another mixture of K components, or labels in 0..K-1 of the rows, shape (N,).
+
+        Returns:
+            The model itself, changed in place.
+
+        Raises:
+            TypeError: If the labels are not integers; else as `check_data`.
+            ValueError: If the reference has another K, or the labels another shape or range; else as `check_data`.
+
+        References:
+            Kuhn 1955 (the Hungarian method); Stephens 2000, section 4.
+
+        Example:
+            >>> from pyrolvm.models import GaussianMixture
+            >>> model = GaussianMixture(3, 2)
+            >>> x, z = model.sample(100, seed=0)
+            >>> model.align(x, (z + 1) % 3).align(x, z) is model
+            True
+        """
+        data = self.check_data(x)
+        own = self.responsibilities(data).double()
+        agreement = self._posterior_of(reference, data).mT @ own
+        _, order = linear_sum_assignment(agreement.cpu().numpy(), maximize=True)
+        for name, parameter in self.named_parameters():
+            if name not in self._shared:
+                parameter.copy_(parameter[torch.as_tensor(order, device=parameter.device)])
+        return self
+
+    def _posterior_of(self, reference: Any, x: Tensor) -> Float[Tensor, "num_data num_components"]:
+        """Probabilities of a reference's components, in float64."""
+        if not isinstance(reference, Mixture):
+            labels = as_labels(reference, len(x), self.num_components, x.device)
+            return torch.nn.functional.one_hot(labels, self.num_components).double()
+        if reference.num_components != self.num_components:
+            raise ValueError(
+                f"'reference' must have as many components as the model, {self.num_components}; got "
+                f"{reference.num_components}. Only mixtures of one size can be aligned."
+            )
+        return reference.responsibilities(x).to(self._like.device).double()
+
+    @property
+    def _shared(self) -> tuple[str, ...]:
+        """Names of parameters that all components share; the others have components as their first dimension."""
+        return ()
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> tuple[Float[Tensor, "n num_features"], Int[Tensor, "n"]]:

@@ -24,7 +24,7 @@ class MixtureByEM(Mixture):
     """
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> Self:
-        """Start from k-means: the parameters of the clusters that one k-means++ run finds.
+        """Start as one run of EM does: from the clusters of one k-means++ run, unless the model has another start.
 
         Args:
             x: Data, shape (N, D), N at least K.

@@ -14,7 +14,7 @@ from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
 from pyrolvm.models._inputs import as_count, check_choice
-from pyrolvm.models._k_means import k_means
+from pyrolvm.models._k_means import distinct_rows, k_means
 from pyrolvm.models._mixture_em import MixtureByEM
 from pyrolvm.models._mixture_statistics import (
     MixtureParameters,
@@ -44,6 +44,8 @@ class GaussianMixture(MixtureByEM):
             component and feature) or "spherical" (a variance for each component).
         regularization: Added to the variances in the M-step, in squared units of x, as scikit-learn's `reg_covar`. EM
             then climbs the log-likelihood up to terms of its order; with 0 it never decreases it at all.
+        init: What EM starts from. "k-means++": clusters of k-means, from centers of k-means++ on standardized data.
+            "random": distinct rows drawn at random as means, the covariance of the data, and equal weights.
 
     Attributes:
         logits: Unnormalized log weights, shape (K,); a parameter.
@@ -53,7 +55,7 @@ class GaussianMixture(MixtureByEM):
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: If a size is below 1, `covariance` unknown, or `regularization` negative.
+        ValueError: If a size is below 1, `covariance` or `init` unknown, or `regularization` negative.
 
     References:
         Dempster, Laird & Rubin 1977, section 4.3; Bishop 2006, section 9.2.
@@ -71,15 +73,18 @@ class GaussianMixture(MixtureByEM):
         covariance: Literal["full", "tied", "diagonal", "spherical"] = "full",
         *,
         regularization: float = 1e-6,
+        init: Literal["k-means++", "random"] = "k-means++",
     ) -> None:
         super().__init__("gaussian_mixture")
         self.num_components = as_count(num_components, "num_components")
         self.num_features = as_count(num_features, "num_features")
         check_choice(covariance, KINDS, "covariance")
+        check_choice(init, ("k-means++", "random"), "init")
         if not 0 <= regularization < math.inf:
             raise ValueError(f"'regularization' must be a number of at least 0; got {regularization}.")
         self.covariance = covariance
         self.regularization = float(regularization)
+        self.init = init
         self._kind = KINDS[covariance]
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))
         self.locs = torch.nn.Parameter(torch.randn(self.num_components, self.num_features))
@@ -113,6 +118,10 @@ class GaussianMixture(MixtureByEM):
         return free + self._kind.num_parameters(self.num_components, self.num_features)
 
     @property
+    def _shared(self) -> tuple[str, ...]:
+        return () if self._kind.per_component else (f"{self._kind.parameter}_unconstrained",)
+
+    @property
     def degenerate(self) -> tuple[int, ...]:
         """Components that explain no row, or with hardly any variance but the regularization in some direction."""
         scale = getattr(self, self._kind.parameter).detach().double()
@@ -131,10 +140,20 @@ class GaussianMixture(MixtureByEM):
         Raises:
             ValueError: If x has fewer distinct rows than components.
         """
+        if self.init == "random":
+            return self._random_starts(x, seeds)
         labels, centers = k_means(x, self.num_components, seeds)
         members = labels.unsqueeze(-2) == torch.arange(self.num_components, device=x.device).unsqueeze(-1)
         frame = unit(self._kind, centers)
         return self.maximize_expected(frame, gather(self._kind, frame, x, members))
+
+    def _random_starts(self, x: Tensor, seeds: Sequence[int | None]) -> MixtureParameters:
+        locs = distinct_rows(x, self.num_components, seeds)
+        frame = unit(self._kind, x.double().mean(0).expand(1, self.num_components, -1))
+        equal = x.new_ones(()).expand(1, self.num_components, len(x)) / self.num_components
+        pooled = self.maximize_expected(frame, gather(self._kind, frame, x, equal))
+        logits, scale = (value.expand(len(seeds), *value.shape[1:]) for value in (pooled.logits, pooled.scale))
+        return parameters_of(self._kind, logits, locs, scale, self._like.dtype)
 
     def _gather(
         self, x: Float[Tensor, "num_data num_features"], responsibilities: Float[Tensor, "runs num_components num_data"]

@@ -136,6 +136,10 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         return self.num_components - 1 + self.num_components * of_one + self.num_features
 
     @property
+    def _shared(self) -> tuple[str, ...]:
+        return ("scale_unconstrained",)
+
+    @property
     def degenerate(self) -> tuple[int, ...]:
         """Components that explain no row; all, where a feature has hardly any noise but the regularization."""
         spike = (self.scale.square() <= 2 * self.regularization).any()

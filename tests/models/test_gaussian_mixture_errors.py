@@ -7,8 +7,8 @@ import torch
 from pyrolvm.models import GaussianMixture
 
 
-def mixture():
-    return GaussianMixture(3, 2)
+def mixture(**options):
+    return GaussianMixture(3, 2, **options)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ def mixture():
         (lambda: GaussianMixture(2, 2, "diag"), ValueError, r"got 'diag'\. Did you mean 'diagonal'\?"),
         (lambda: GaussianMixture(2, 2, "xyz"), ValueError, r"must be one of 'full', .*; got 'xyz'\.$"),
         (lambda: GaussianMixture(2, 2, 3), TypeError, "'covariance' must be one of 'full', .*; got 3"),
+        (lambda: GaussianMixture(2, 2, init="rand"), ValueError, r"got 'rand'\. Did you mean 'random'\?"),
         (
             lambda: GaussianMixture(2, 2, regularization=-1.0),
             ValueError,
@@ -87,17 +88,18 @@ def test_refused_kinds_of_tensors():
         mixture().float().log_density([[0.0, 1e300]])
 
 
-def test_refused_starts():
+@pytest.mark.parametrize("init", ["k-means++", "random"])
+def test_refused_starts(init):
     with pytest.raises(
         ValueError, match="at least as many rows as components, 3; got 2. Pass num_components=2 or fewer"
     ):
-        mixture().initialize(torch.randn(2, 2))
+        mixture(init=init).initialize(torch.randn(2, 2))
     with pytest.raises(
         ValueError, match="at least as many distinct rows as components, 3; got 1. Pass num_components=1"
     ):
-        mixture().initialize(torch.ones(8, 2))
+        mixture(init=init).initialize(torch.ones(8, 2))
     with pytest.raises(ValueError, match="'seed' must not be negative"):
-        mixture().initialize(torch.randn(8, 2), seed=-1)
+        mixture(init=init).initialize(torch.randn(8, 2), seed=-1)
 
 
 def test_refused_responsibilities():
