@@ -65,7 +65,9 @@ def k_means(
     _refuse_too_few(len(x), num_clusters, "rows")
     rows = x.detach().double()
     mean, spread = rows.mean(0), rows.std(0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0) if standardized else torch.ones_like(spread)
+    spread = torch.where(spread > 0, spread, 1.0)
+    if not standardized:  # nor moved, which would round integers
+        mean, spread = torch.zeros_like(mean), torch.ones_like(spread)
     rows = (rows - mean) / spread
     centers = _plus_plus(rows, num_clusters, _uniforms(num_clusters, seeds).to(rows.device))
     centers, counts, labels = _lloyd(rows, centers)
