@@ -107,7 +107,8 @@ class IndependentMixture(MixtureByEM):
     def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> IndependentParameters:
         """Parameters of several runs of EM, each as `initialize` would set them.
 
-        Those of k-means clusters, each with one row more, the mean of all: EM never leaves a probability or rate of 0.
+        Those of k-means clusters, each with one row more, the mean of all and of a row of halves: EM never leaves a
+        probability or rate of 0, and there may be rows that no start is found on.
 
         Args:
             x: Rows as `check_data` gives them.
@@ -122,7 +123,7 @@ class IndependentMixture(MixtureByEM):
         nothing = amounts.new_zeros(self.num_components, amounts.shape[-1])
         sums = torch.stack([nothing.index_add(0, of_run, amounts) for of_run in labels])
         counts = torch.stack([of_run.bincount(minlength=self.num_components) for of_run in labels])
-        naturals = self._estimate(counts + 1.0, sums + amounts.mean(0))
+        naturals = self._estimate(counts + 1.0, sums + (amounts.sum(0) + 0.5) / (len(x) + 1))
         return IndependentParameters((counts / len(x)).log(), naturals)
 
     def _gather(
