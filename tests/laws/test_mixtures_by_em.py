@@ -223,6 +223,18 @@ def test_svi_goes_on_where_em_ended(row):
 
 
 @EACH
+def test_captured_steps_are_the_eager_ones(row, interpreted):
+    x = row.data()
+    fits = []
+    for compile in (False, True):
+        model = row.make(2, x.shape[1]).initialize(x, seed=0)
+        fits.append(lvm.fit(model, None, x, num_steps=8, batch_size=50, compile=compile, seed=3, progress=False))
+    assert fits[1].execution.startswith("compiled")
+    torch.testing.assert_close(fits[1].losses, fits[0].losses)
+    torch.testing.assert_close(dict(fits[1].model.state_dict()), dict(fits[0].model.state_dict()))
+
+
+@EACH
 def test_statistics_of_chunks_add_up(row):
     model, x = built(row)
     parameters = model.get_parameters()
