@@ -41,6 +41,8 @@ _WORDS = {
     "lvm.guides.FullRank": "--guide full_rank",
     "lvm.guides.MeanField": "--guide mean_field",
     "likelihoods.Gaussian()": "--likelihood gaussian",
+    "Use GaussianMixture": "Use gaussian_mixture",
+    "Use LatentGaussian or FactorAnalysis": "Use latent_gaussian or factor_analysis",
     "guide=None": "--guide none",
     "num_iterations or tolerance": "--num-steps",
     "see comparison.verdicts": "see what is said of each guide",

@@ -45,9 +45,9 @@ class ModelOptions:
 
     num_components: Annotated[int | None, typer.Option(metavar="K", help="Components of a mixture.")] = None
     covariance: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Of a mixture: full, tied, diagonal, spherical.")
+        str | None, typer.Option(metavar="KIND", help="Of a Gaussian mixture: full, tied, diagonal, spherical.")
     ] = None
-    num_latents: Annotated[int | None, typer.Option(metavar="L", help="Latent dimensions of a VAE.")] = None
+    num_latents: Annotated[int | None, typer.Option(metavar="L", help="Latent dimensions, or factors.")] = None
     hidden: Annotated[
         str | None, typer.Option(metavar="H1,H2,...", help="Widths of the hidden layers of encoder and decoder.")
     ] = None

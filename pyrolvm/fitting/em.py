@@ -240,7 +240,7 @@ def _reason(model: Any, run: Run, dtype: torch.dtype) -> ValueError:
     model.load_state_dict(state)
     return ValueError(
         f"the log-likelihood is {run.log_likelihood}: values overflow in {dtype}. Standardize the data, or use "
-        "model.double()."
+        "model.double(). Where the model's own start leaves a row no density, pass num_restarts=1 or more."
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +19,8 @@ __all__ = [
     "as_probabilities",
     "as_tensor",
     "check_choice",
+    "refuse_other_than_counts",
+    "refuse_values",
 ]
 
 DataMatrix = Float[Tensor, "num_data num_features"] | NDArray[Any]
@@ -103,6 +105,36 @@ def as_data(
         remedy = f"{dtype} cannot hold it: rescale x." if np.isfinite(value) else "Fill in or drop such rows."
         raise ValueError(f"'x' must be finite; row {row}, column {column} holds {value:g}. {remedy}")
     return cast
+
+
+def refuse_values(bad: Bool[Tensor, "num_data num_features"], x: Tensor, what: str, remedy: str) -> None:
+    """Refuse data with values that a model cannot produce.
+
+    Args:
+        bad: Where they are.
+        x: Data, shape (N, D).
+        what: What x must hold.
+        remedy: A sentence.
+
+    Raises:
+        ValueError: If there is one; the first bad row is named.
+    """
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
+        raise ValueError(f"'x' must hold {what}; row {row}, column {column} holds {x[row, column]:g}. {remedy}")
+
+
+def refuse_other_than_counts(x: Float[Tensor, "num_data num_features"], remedy: str) -> None:
+    """Refuse data that are no counts.
+
+    Args:
+        x: Data, shape (N, D).
+        remedy: A sentence.
+
+    Raises:
+        ValueError: If a value is negative or no integer; the first bad row is named.
+    """
+    refuse_values((x < 0) | (x != x.floor()), x, "counts, 0, 1, 2, ...", remedy)
 
 
 def as_probabilities(values: Any, shape: tuple[int, int], like: Tensor) -> Float[Tensor, "num_data num_components"]:

@@ -39,8 +39,14 @@ class _Assigned(NamedTuple):
     sums: Tensor
 
 
-def k_means(x: Float[Tensor, "num_data num_features"], num_clusters: int, seeds: Sequence[int | None]) -> Clusters:
-    """Clusters of the rows, from runs of greedy k-means++ and k-means on standardized columns, one for each seed.
+def k_means(
+    x: Float[Tensor, "num_data num_features"],
+    num_clusters: int,
+    seeds: Sequence[int | None],
+    *,
+    standardized: bool = True,
+) -> Clusters:
+    """Clusters of the rows, from runs of greedy k-means++ and k-means, one for each seed.
 
     It computes in float64 where the data are; each run comes out as if it had run alone.
 
@@ -48,6 +54,7 @@ def k_means(x: Float[Tensor, "num_data num_features"], num_clusters: int, seeds:
         x: Data, shape (N, D).
         num_clusters: K.
         seeds: An integer leaves the caller's generators as they were; None draws from them.
+        standardized: Whether distances are measured in standard deviations of the columns, or as they are.
 
     Raises:
         ValueError: If there are fewer distinct rows than clusters.
@@ -59,6 +66,8 @@ def k_means(x: Float[Tensor, "num_data num_features"], num_clusters: int, seeds:
     rows = x.detach().double()
     mean, spread = rows.mean(0), rows.std(0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
+    if not standardized:  # nor moved, which would round integers
+        mean, spread = torch.zeros_like(mean), torch.ones_like(spread)
     rows = (rows - mean) / spread
     centers = _plus_plus(rows, num_clusters, _uniforms(num_clusters, seeds).to(rows.device))
     centers, counts, labels = _lloyd(rows, centers)

@@ -1,6 +1,5 @@
 """What probabilistic PCA and factor analysis share: normal latents, a linear map, normal noise; all in closed form."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,11 +12,12 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyrolvm.models._criteria import Criteria
-from pyrolvm.models._inputs import DataMatrix, as_count
+from pyrolvm.models._inputs import DataMatrix
 from pyrolvm.models._latent_normal import LatentNormal
+from pyrolvm.models._linear_steps import LinearStatistics, as_sizes, gather, latents_given, project, regress
 from pyrolvm.seeding import seeded
 
-__all__ = ["LinearGaussian", "LinearParameters", "LinearStatistics"]
+__all__ = ["LinearGaussian", "LinearParameters"]
 
 
 class LinearParameters(NamedTuple):
@@ -32,26 +32,6 @@ class LinearParameters(NamedTuple):
     weights: Float[Tensor, "runs num_features num_latents"]
     locs: Float[Tensor, "runs num_features"]
     variances: Float[Tensor, "runs num_features"]
-
-
-class LinearStatistics(NamedTuple):
-    """Sums over rows, of residuals r = x - loc and latents z, in expectation under p(z | x).
-
-    Attributes:
-        counts: Rows, shape (R,).
-        latents: z, shape (R, L).
-        latent_squares: z z^T, shape (R, L, L).
-        residuals: r, shape (R, D).
-        products: r z^T, shape (R, D, L).
-        squares: r^2, shape (R, D).
-    """
-
-    counts: Float[Tensor, "runs"]
-    latents: Float[Tensor, "runs num_latents"]
-    latent_squares: Float[Tensor, "runs num_latents num_latents"]
-    residuals: Float[Tensor, "runs num_features"]
-    products: Float[Tensor, "runs num_features num_latents"]
-    squares: Float[Tensor, "runs num_features"]
 
 
 class LinearGaussian(Criteria, LatentNormal):
@@ -71,13 +51,7 @@ class LinearGaussian(Criteria, LatentNormal):
 
     def __init__(self, num_latents: int, num_features: int, scale: Tensor) -> None:
         super().__init__(type(self).__name__.lower())
-        self.num_latents = as_count(num_latents, "num_latents")
-        self.num_features = as_count(num_features, "num_features")
-        if self.num_latents >= self.num_features:
-            raise ValueError(
-                f"'num_latents' must be below num_features, {self.num_features}; got {self.num_latents}. As many "
-                "latents as features leave nothing to be noise."
-            )
+        self.num_latents, self.num_features = as_sizes(num_latents, num_features)
         weights = torch.randn(self.num_features, self.num_latents) / self.num_latents**0.5
         self.weights = torch.nn.Parameter(weights)
         self.loc = torch.nn.Parameter(torch.zeros(self.num_features))
@@ -127,9 +101,7 @@ class LinearGaussian(Criteria, LatentNormal):
             TypeError, ValueError: As `check_data`.
         """
         data = self.check_data(x)
-        scaled = self.weights / self._variances.unsqueeze(-1)
-        precision = torch.eye(self.num_latents).to(scaled) + self.weights.mT @ scaled
-        loc = torch.linalg.solve(precision, scaled.mT @ (data - self.loc).mT).mT
+        loc, precision = latents_given(self.weights, self.loc, self._variances, data)
         return dist.MultivariateNormal(loc, precision_matrix=precision)
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "LinearGaussian":
@@ -242,27 +214,10 @@ class LinearGaussian(Criteria, LatentNormal):
         Returns:
             log p(x) of each row in nats, shape (R, B), and what the M-step needs of them, which adds up over chunks.
         """
-        weights, locs, variances = parameters
-        residuals = x.double().mT - locs.unsqueeze(-1)
-        scaled = weights / variances.unsqueeze(-1)
-        precision = torch.eye(self.num_latents).to(weights) + weights.mT @ scaled
-        root, _ = torch.linalg.cholesky_ex(precision)
-        pulled = scaled.mT @ residuals
-        means = torch.cholesky_solve(pulled, root)
-        distances = (residuals.square() / variances.unsqueeze(-1)).sum(-2) - (pulled * means).sum(-2)
-        volume = variances.log().sum(-1) + 2 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        constant = self.num_features * math.log(2 * math.pi)
-        counts = torch.ones_like(residuals[0, 0]) if sample_weights is None else sample_weights.to(residuals)
-        size, weighted = counts.sum(), counts * means
-        statistics = LinearStatistics(
-            size.expand(len(weights)),
-            weighted.sum(-1),
-            size * torch.cholesky_inverse(root) + weighted @ means.mT,
-            residuals @ counts,
-            residuals @ weighted.mT,
-            residuals.square() @ counts,
-        )
-        return -0.5 * (distances + volume.unsqueeze(-1) + constant), statistics
+        projection = project(*parameters, x.double())
+        counts = x.new_ones(len(x)) if sample_weights is None else sample_weights
+        rows = counts.to(projection.log_density).expand_as(projection.log_density)
+        return projection.log_density, gather(projection, rows)
 
     @torch.no_grad()
     def maximize_expected(self, parameters: LinearParameters, statistics: LinearStatistics) -> LinearParameters:
@@ -275,15 +230,12 @@ class LinearGaussian(Criteria, LatentNormal):
         Returns:
             New parameters; `set_parameters` refuses those of a run that left a column without noise.
         """
-        counts, latents, latent_squares, residuals, products, squares = statistics
-        crossed = torch.cat([latents, counts.unsqueeze(-1)], -1)
-        gram = torch.cat([torch.cat([latent_squares, latents.unsqueeze(-1)], -1), crossed.unsqueeze(-2)], -2)
-        moments = torch.cat([products, residuals.unsqueeze(-1)], -1)
-        solved = torch.linalg.solve(gram, moments.mT).mT
-        variances = self._pooled((squares - (solved * moments).sum(-1)) / counts.unsqueeze(-1))
-        rounding = torch.finfo(torch.float64).eps * squares / counts.unsqueeze(-1)
+        weights, shifts, unexplained = regress(statistics)
+        counts = statistics.counts.unsqueeze(-1)
+        variances = self._pooled(unexplained / counts)
+        rounding = torch.finfo(torch.float64).eps * statistics.squares / counts
         sound = torch.where(variances > rounding, variances, torch.nan)
-        return LinearParameters(solved[..., :-1], parameters.locs + solved[..., -1], sound)
+        return LinearParameters(weights, parameters.locs + shifts, sound)
 
     @property
     def numbers_per_row(self) -> int:

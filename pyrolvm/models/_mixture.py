@@ -6,7 +6,7 @@ from typing import Any, Self
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pyro.nn import PyroModule
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -83,7 +83,7 @@ class Mixture(Criteria, PyroModule):
         return as_data(x, self.num_features, self._like.dtype, self._like.device)
 
     def log_density(self, x: DataMatrix) -> Float[Tensor, "num_data"]:
-        """log p(x) of each row, in nats: log sum_k weight_k N(x; loc_k, covariance_k).
+        """log p(x) of each row, in nats: log sum_k weight_k p(x | k).
 
         Args:
             x: Data, shape (N, D).
@@ -94,7 +94,10 @@ class Mixture(Criteria, PyroModule):
         Raises:
             TypeError, ValueError: As `check_data`.
         """
-        return self._log_joint(self.check_data(x)).logsumexp(-1)
+        log_joint = self._log_joint(self.check_data(x))
+        impossible = _impossible(log_joint)
+        total = log_joint.masked_fill(impossible.unsqueeze(-1), 0.0).logsumexp(-1)
+        return total.masked_fill(impossible, -torch.inf)
 
     def responsibilities(self, x: DataMatrix) -> Float[Tensor, "num_data num_components"]:
         """p(z = k | x) of each row: the E-step.
@@ -106,9 +109,9 @@ class Mixture(Criteria, PyroModule):
             Probabilities, shape (N, K); rows sum to 1.
 
         Raises:
-            TypeError, ValueError: As `check_data`.
+            TypeError, ValueError: As `check_data`, and if a row has no density in any component.
         """
-        return self._log_joint(self.check_data(x)).softmax(-1)
+        return self._possible(self.check_data(x)).softmax(-1)
 
     def posterior(self, x: DataMatrix) -> dist.Categorical:
         """p(z | x) of each row.
@@ -120,9 +123,9 @@ class Mixture(Criteria, PyroModule):
             A distribution over 0..K-1 with batch shape (N,).
 
         Raises:
-            TypeError, ValueError: As `check_data`.
+            TypeError, ValueError: As `check_data`, and if a row has no density in any component.
         """
-        return dist.Categorical(logits=self._log_joint(self.check_data(x)))
+        return dist.Categorical(logits=self._possible(self.check_data(x)))
 
     @torch.no_grad()
     def align(self, x: DataMatrix, reference: "Mixture | Int[Tensor, 'num_data']") -> Self:
@@ -206,3 +209,20 @@ class Mixture(Criteria, PyroModule):
     def _log_joint(self, x: Float[Tensor, "num_data num_features"]) -> Float[Tensor, "num_data num_components"]:
         components = self.component(torch.arange(self.num_components, device=x.device))
         return components.log_prob(x.unsqueeze(-2)) + self.logits.log_softmax(-1)
+
+    def _possible(self, x: Float[Tensor, "num_data num_features"]) -> Float[Tensor, "num_data num_components"]:
+        """The log joint density, of rows whose posterior exists."""
+        log_joint = self._log_joint(x)
+        impossible = _impossible(log_joint)
+        if impossible.any():
+            row = int(impossible.nonzero()[0])
+            raise ValueError(
+                f"'x' must be possible; row {row} has no density in any component, and so no posterior. Leave it out, "
+                "or fit the model to such rows as well."
+            )
+        return log_joint
+
+
+def _impossible(log_joint: Float[Tensor, "num_data num_components"]) -> Bool[Tensor, "num_data"]:
+    """Rows without density, where the gradient of a sum over components would be NaN."""
+    return (log_joint == -torch.inf).all(-1)

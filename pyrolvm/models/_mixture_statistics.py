@@ -15,7 +15,18 @@ from torch import Tensor
 
 from pyrolvm.models._covariances import Covariance
 
-__all__ = ["MixtureParameters", "MixtureStatistics", "empty", "expect", "gather", "maximize", "parameters_of", "unit"]
+__all__ = [
+    "MixtureParameters",
+    "MixtureStatistics",
+    "empty",
+    "expect",
+    "gather",
+    "maximize",
+    "positive",
+    "normalized",
+    "parameters_of",
+    "unit",
+]
 
 _NOTHING = 1e-32  # of all rows; a component that explains less has left the data
 _DOUBT = 10.0  # times the rounding of a second moment: less is no variance
@@ -114,7 +125,7 @@ def expect(
     vectors = kind.multiply(parameters.whitening, differences)
     squares = torch.mul(vectors, vectors, out=differences)
     log_joint = torch.add(parameters.heights.unsqueeze(-1), squares.sum(-2), alpha=-0.5)
-    log_density, responsibilities = _normalized(log_joint)
+    log_density, responsibilities = normalized(log_joint)
     if sample_weights is not None:
         responsibilities *= sample_weights
     statistics = MixtureStatistics(responsibilities.sum(-1), *kind.moments(responsibilities, vectors, squares))
@@ -145,17 +156,36 @@ def gather(
     return MixtureStatistics(*total)
 
 
-def empty(statistics: MixtureStatistics) -> Bool[Tensor, "runs num_components"]:
+def empty(counts: Float[Tensor, "runs num_components"]) -> Bool[Tensor, "runs num_components"]:
     """Which components explain no row.
 
     Args:
-        statistics: Of all rows.
+        counts: Sums of responsibilities over all rows.
     """
-    return statistics.counts < _least(statistics)
+    return counts < _NOTHING * counts.sum(-1, keepdim=True)
 
 
-def _least(statistics: MixtureStatistics) -> Float[Tensor, "runs 1"]:
-    return _NOTHING * statistics.counts.sum(-1, keepdim=True)
+def positive(counts: Float[Tensor, "runs num_components"]) -> Float[Tensor, "runs num_components"]:
+    """Counts to divide by: of a component that explains no row next to nothing, whose log is finite.
+
+    Args:
+        counts: Sums of responsibilities over all rows.
+    """
+    return torch.maximum(counts, _NOTHING * counts.sum(-1, keepdim=True))
+
+
+def normalized(
+    log_joint: Float[Tensor, "runs num_components batch"],
+) -> tuple[Float[Tensor, "runs batch"], Float[Tensor, "runs num_components batch"]]:
+    """Log sums over components, and responsibilities, with one exponential for both.
+
+    Args:
+        log_joint: Of rows and components, in nats; overwritten.
+    """
+    largest = log_joint.amax(-2, keepdim=True).clamp_min_(torch.finfo(log_joint.dtype).min)  # -inf less itself is NaN
+    ratios = torch.threshold_(log_joint.sub_(largest), _LEAST, -math.inf).exp_()
+    total = ratios.sum(-2, keepdim=True)
+    return (total.log() + largest).squeeze(-2), ratios.div_(total)
 
 
 def maximize(
@@ -181,8 +211,8 @@ def maximize(
     Returns:
         Parameters, with a scale of NaN where a covariance is not positive definite.
     """
-    gone = empty(statistics)
-    counts = statistics.counts.clamp_min(_least(statistics))
+    gone = empty(statistics.counts)
+    counts = positive(statistics.counts)
     root = kind.invert(parameters.whitening.double())
     shifts = torch.where(gone.unsqueeze(-1), 0.0, statistics.first / counts.unsqueeze(-1))
     estimate = kind.estimate(counts, shifts, statistics.second)
@@ -192,8 +222,7 @@ def maximize(
         kept |= gone
     scale = torch.where(kept.reshape(kept.shape + (1,) * _dims_of_one(kind)), parameters.scale, scale)
     locs = parameters.locs.double() + kind.multiply(root, shifts.unsqueeze(-1)).squeeze(-1)
-    logits = (counts / counts.sum(-1, keepdim=True)).log()
-    return parameters_of(kind, logits, locs, scale, dtype)
+    return parameters_of(kind, (counts / counts.sum(-1, keepdim=True)).log(), locs, scale, dtype)
 
 
 def _far_off(
@@ -221,11 +250,3 @@ def _dims_of_one(kind: Covariance) -> int:
 def _differences(frame: MixtureParameters, x: Tensor) -> Float[Tensor, "runs num_components num_features batch"]:
     """Of each row from each mean; rows come last, where they are next to each other."""
     return x.mT.contiguous() - frame.locs.unsqueeze(-1)
-
-
-def _normalized(log_joint: Tensor) -> tuple[Float[Tensor, "runs batch"], Tensor]:
-    """Log sums over components, and responsibilities, with one exponential for both; overwrites its argument."""
-    largest = log_joint.amax(-2, keepdim=True).clamp_min_(torch.finfo(log_joint.dtype).min)  # -inf less itself is NaN
-    ratios = torch.threshold_(log_joint.sub_(largest), _LEAST, -math.inf).exp_()
-    total = ratios.sum(-2, keepdim=True)
-    return (total.log() + largest).squeeze(-2), ratios.div_(total)

@@ -1,7 +1,6 @@
 """Mixtures of Gaussians, with the component of each datum enumerated."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,13 +13,12 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
-from pyrolvm.models._inputs import DataMatrix, as_count, as_probabilities, check_choice
+from pyrolvm.models._inputs import as_count, check_choice
 from pyrolvm.models._k_means import distinct_rows, k_means
-from pyrolvm.models._mixture import Mixture
+from pyrolvm.models._mixture_em import MixtureByEM
 from pyrolvm.models._mixture_statistics import (
     MixtureParameters,
     MixtureStatistics,
-    empty,
     expect,
     gather,
     maximize,
@@ -31,12 +29,13 @@ from pyrolvm.models._mixture_statistics import (
 __all__ = ["GaussianMixture"]
 
 
-class GaussianMixture(Mixture):
+class GaussianMixture(MixtureByEM):
     """Mixture of Gaussians: p(x) = sum_k weight_k N(x; loc_k, covariance_k).
 
     z ~ Categorical(weights), x | z = k ~ N(loc_k, covariance_k). z is enumerated, so no guide is needed: fit it with
     `lvm.fit_em(model, x)`, or by SVI with `guide=None`. The likelihood has many local maxima (start with `initialize`,
-    compare restarts), and no global one without regularization: a component may shrink onto a single row.
+    compare restarts), and no global one without regularization: a component may shrink onto a single row. In the
+    M-step loc_k and covariance_k are the moments of x, weighted by responsibilities, plus the regularization.
 
     Args:
         num_components: K.
@@ -130,50 +129,6 @@ class GaussianMixture(Mixture):
         bad = (smallest <= 2 * self.regularization) | (self.weights < 1e-12)
         return tuple(bad.nonzero().flatten().tolist())
 
-    def initialize(self, x: DataMatrix, seed: int | None = 0) -> "GaussianMixture":
-        """Start as `init` says: from one M-step on the clusters of one k-means++ run, or from rows drawn at random.
-
-        Args:
-            x: Data, shape (N, D), N at least K.
-            seed: An integer leaves the caller's generators as they were; None draws from them.
-
-        Returns:
-            The model itself, changed in place.
-
-        Raises:
-            TypeError, ValueError: As `check_data`, and if x has fewer distinct rows than components.
-        """
-        self.set_parameters(self.starts(self.check_data(x), [seed]))
-        return self
-
-    def maximize(self, x: DataMatrix, responsibilities: Float[Tensor, "num_data num_components"]) -> None:
-        """The M-step: set the parameters, in place, to the maximum of the expected log joint density.
-
-        With N_k the sum of column k: weight_k = N_k / N, loc_k and covariance_k the moments of x weighted by column
-        k, plus the regularization. A component with no responsibility at all keeps its mean and covariance, gets a
-        weight of next to nothing, and is warned about.
-
-        Args:
-            x: Data, shape (N, D).
-            responsibilities: Probabilities of the components, shape (N, K); rows sum to 1.
-
-        Raises:
-            TypeError, ValueError: As `check_data`; if the responsibilities are no probabilities of that shape; if a
-                covariance is singular (only with a regularization of next to nothing).
-        """
-        data = self.check_data(x)
-        weights = as_probabilities(responsibilities, (len(data), self.num_components), data).double()
-        with torch.no_grad():
-            current = self.get_parameters()
-            counts = weights.sum(0).unsqueeze(-1)
-            means = torch.where(counts > 0, weights.mT @ data.double() / counts, current.locs.double())
-            frame = unit(self._kind, means)._replace(scale=current.scale)  # which components without rows keep
-            statistics = gather(self._kind, frame, data, weights.mT.unsqueeze(0))
-            self.set_parameters(self.maximize_expected(frame, statistics))
-        gone = empty(statistics)[0].nonzero().flatten().tolist()
-        if gone:
-            warnings.warn(f"components {gone} explain no row: their means and covariances were kept.", stacklevel=2)
-
     @torch.no_grad()
     def starts(self, x: Float[Tensor, "num_data num_features"], seeds: Sequence[int | None]) -> MixtureParameters:
         """Parameters of several runs of EM, each as `initialize` would set them.
@@ -199,6 +154,15 @@ class GaussianMixture(Mixture):
         pooled = self.maximize_expected(frame, gather(self._kind, frame, x, equal))
         logits, scale = (value.expand(len(seeds), *value.shape[1:]) for value in (pooled.logits, pooled.scale))
         return parameters_of(self._kind, logits, locs, scale, self._like.dtype)
+
+    def _gather(
+        self, x: Float[Tensor, "num_data num_features"], responsibilities: Float[Tensor, "runs num_components num_data"]
+    ) -> tuple[MixtureParameters, MixtureStatistics]:
+        current = self.get_parameters()
+        counts = responsibilities.sum(-1).unsqueeze(-1)
+        means = torch.where(counts > 0, responsibilities @ x.double() / counts, current.locs.double())
+        frame = unit(self._kind, means)._replace(scale=current.scale)  # which components without rows keep
+        return frame, gather(self._kind, frame, x, responsibilities)
 
     @torch.no_grad()
     def get_parameters(self) -> MixtureParameters:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import DataMatrix, as_count
+from pyrolvm.models._inputs import DataMatrix, as_count, refuse_other_than_counts
 from pyrolvm.models._latent_normal import LatentNormal
 from pyrolvm.seeding import seeded
 
@@ -76,13 +76,7 @@ class PoissonFactorAnalysis(LatentNormal):
             ValueError: If x has the wrong shape, no rows, or a value that is no count; the first bad row is named.
         """
         data = super().check_data(x)
-        bad = (data < 0) | (data != data.floor())
-        if bad.any():
-            row, column = bad.nonzero()[0].tolist()
-            raise ValueError(
-                f"'x' must hold counts, 0, 1, 2, ...; row {row}, column {column} holds {data[row, column]:g}. Use "
-                "LatentGaussian or FactorAnalysis for other numbers."
-            )
+        refuse_other_than_counts(data, "Use LatentGaussian or FactorAnalysis for other numbers.")
         return data
 
     @torch.no_grad()

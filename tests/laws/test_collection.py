@@ -66,6 +66,18 @@ def conjugate(model):
     return model.variational_posterior().initialize(faithful()[0][::20])
 
 
+def few_digits():
+    return (torch.tensor(lvm.datasets.digits().x[:200, 18:38]),)
+
+
+def few_bits():
+    return ((few_digits()[0] >= 8).double(),)
+
+
+def started(make, data):
+    return lambda: make().double().initialize(*data())
+
+
 def schools(model):
     y, sigma = torch.tensor(lvm.datasets.eight_schools().x).T
     return partial(model, y, sigma)
@@ -94,6 +106,15 @@ COLLECTION = {
     ),
     "Bayesian mixture, conjugate": Entry(
         bayesian_mixture("tied", "dirichlet"), conjugate, faithful, enumerating, is_joint=True
+    ),
+    "mixture of bits": Entry(
+        started(lambda: lvm.models.BernoulliMixture(3, 20), few_bits), None, few_bits, enumerating
+    ),
+    "mixture of counts": Entry(
+        started(lambda: lvm.models.PoissonMixture(3, 20), few_digits), None, few_digits, enumerating
+    ),
+    "mixture of factor analyzers": Entry(
+        started(lambda: lvm.models.MixtureOfFactorAnalyzers(2, 1, 4), iris), None, iris, enumerating
     ),
     **{
         f"{name}, {guide.__name__}": Entry(partial(schools, model), guide, tuple, Trace_ELBO)

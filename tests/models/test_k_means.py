@@ -46,6 +46,17 @@ def test_as_good_as_sklearns(name):
     assert ours.min() < 1.01 * theirs.min()
 
 
+def test_as_good_as_sklearns_in_the_datas_own_units():
+    """On bits, where a rare one would be far from the rest in standard deviations."""
+    x = torch.tensor(sklearn.datasets.load_digits().data[:500] >= 8).double()
+    labels, centers = k_means(x, 8, list(range(20)), standardized=False)
+    ours = np.array([(x - center[label]).square().sum().item() for label, center in zip(labels, centers, strict=True)])
+    theirs = np.array([sklearn.cluster.KMeans(8, n_init=1, random_state=s).fit(x.numpy()).inertia_ for s in range(20)])
+    error = np.sqrt(ours.var() / len(ours) + theirs.var() / len(theirs))
+    assert ours.mean() < theirs.mean() + max(3 * error, 0.01 * theirs.mean())
+    assert ours.min() < 1.01 * theirs.min()
+
+
 def test_runs_at_once_are_those_one_by_one():
     x, seeds = blobs(), [3, 0, 7, 3]
     together = k_means(x, 9, seeds)
