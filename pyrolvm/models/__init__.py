@@ -3,6 +3,7 @@
 from pyrolvm.models.eight_schools import eight_schools_centered, eight_schools_noncentered
 from pyrolvm.models.factor_analysis import FactorAnalysis
 from pyrolvm.models.gaussian_mixture import GaussianMixture
+from pyrolvm.models.hidden_markov_model import HiddenMarkovModel
 from pyrolvm.models.latent_gaussian import LatentGaussian
 from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
 from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
@@ -11,6 +12,7 @@ from pyrolvm.models.vae import VAE
 __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
+    "HiddenMarkovModel",
     "LatentGaussian",
     "PoissonFactorAnalysis",
     "ProbabilisticPCA",
