@@ -48,6 +48,14 @@ def mixture(covariance):
     return lambda: lvm.models.GaussianMixture(2, 2, covariance).double().initialize(faithful()[0])
 
 
+def windows():
+    return (faithful()[0].reshape(68, 4, 2),)
+
+
+def hidden_markov(**options):
+    return lambda: lvm.models.HiddenMarkovModel(2, 2, **options).double()
+
+
 def schools(model):
     y, sigma = torch.tensor(lvm.datasets.eight_schools().x).T
     return partial(model, y, sigma)
@@ -71,6 +79,10 @@ COLLECTION = {
         f"mixture, {c}": Entry(mixture(c), None, faithful, enumerating)
         for c in ("full", "tied", "diagonal", "spherical")
     },
+    "hidden Markov, Gaussian": Entry(hidden_markov(), None, windows, enumerating),
+    "hidden Markov, Poisson": Entry(
+        hidden_markov(emission="poisson"), None, lambda: (windows()[0].round(),), enumerating
+    ),
     **{
         f"{name}, {guide.__name__}": Entry(partial(schools, model), guide, tuple, Trace_ELBO)
         for name, model in (
