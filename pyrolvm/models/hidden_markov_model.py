@@ -103,6 +103,9 @@ class HiddenMarkovModel(Criteria, PyroModule):
     ) -> Float[Tensor, "batch num_steps num_features"]:
         """The Pyro program, with sites "z_0", "x_0", "z_1", "x_1", ... in the data plate; each z_t is enumerated.
 
+        A site for each state costs a step of Python, but can be asked for its marginals, observed or guided; x as one
+        site with the states summed out (Pyro's DiscreteHMM) could not. `log_density` and EM go over tensors alone.
+
         Args:
             x: Sequences, shape (B, T, D); None to draw them.
             lengths: Numbers of steps, shape (B,); None for T. What x holds beyond them is not looked at.

@@ -209,6 +209,20 @@ def test_a_state_that_empties_is_kept(emission):
     assert model.log_density(x).isfinite().all()
 
 
+def test_float32_and_arrays():
+    """EM computes in float64 whatever the model's dtype; arrays of any integers are lengths."""
+    _, x = sequences("full", n=30)
+    lengths, expected = np.arange(30, dtype=np.int32) % 9 + 1, HiddenMarkovModel(2, 2)
+    options = {"num_restarts": 2, "seed": 0, "progress": False, "tolerance": 1e-5}
+    theirs = lvm.fit_em(expected, (x, lengths), **options)
+    model = HiddenMarkovModel(2, 2).float()
+    ours = lvm.fit_em(model, (x.numpy().astype(np.float32), lengths), **options)
+    assert ours.losses[-1].item() == pytest.approx(theirs.losses[-1].item(), rel=1e-4)
+    torch.testing.assert_close(model.locs.double(), expected.locs, rtol=1e-2, atol=1e-2)
+    fitted = lvm.fit(model, None, (x.numpy(), lengths), num_steps=3, batch_size=10, seed=0, progress=False)
+    assert fitted.losses.isfinite().all()
+
+
 def test_one_short_series():
     x = torch.tensor([[0.1], [0.2], [5.0], [5.1], [0.15]])[None]
     model = HiddenMarkovModel(2, 1)
