@@ -41,6 +41,7 @@ __all__ = [
     "note",
     "noted",
     "record",
+    "relative_size",
     "replayed",
     "source",
     "while_less",
@@ -59,6 +60,7 @@ _SETTINGS = {"fallback_random": True, "cpp.vec_isa_ok": True}
 # all tensors are small: making one costs more than computing it again and again.
 _SMALL = 1024
 _STORE_LEAST = {"realize_reads_threshold": 64, "realize_opcount_threshold": 1000, "force_pointwise_cat": True}
+_USUAL_SIZE = 300  # operations of a graph that takes some ten seconds to compile
 _ONE_BY_ONE = 16  # entries; torch draws fewer one after the other on a CPU, wherever they are
 _READING = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr}
 _LIFTED = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
@@ -457,8 +459,18 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
         with patch({**_SETTINGS, **settings}), _draws_left_alone():
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
-    note("compiling", seconds=time.perf_counter() - start)
+    note("compiling", seconds=(time.perf_counter() - start) / relative_size(graph))
     return str(library)
+
+
+def relative_size(graph: torch.nn.Module) -> float:
+    """How much longer a graph takes to compile than a usual one: in proportion to its operations, and at least 1.
+
+    Args:
+        graph: A graph module.
+    """
+    graphs = (part.graph for part in graph.modules() if isinstance(part, GraphModule))
+    return max(1.0, sum(len(part.nodes) for part in graphs) / _USUAL_SIZE)
 
 
 def _largest(module: GraphModule) -> int:

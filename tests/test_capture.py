@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyrolvm import capture
-from pyrolvm.capture import CaptureError, record, replayed
+from pyrolvm.capture import CaptureError, record, relative_size, replayed
 
 WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
 
@@ -99,6 +99,16 @@ class OnTheHost:
 def add_row(read, carried):
     (rows,), (step, total) = read, carried
     return step + 1, total + rows.index_select(0, step.reshape(1)).reshape(())
+
+
+def test_the_size_of_a_graph_counts_its_operations():
+    def many(x):
+        for _ in range(898):
+            x = x + 1
+        return x
+
+    assert relative_size(torch.fx.symbolic_trace(many)) == 3.0  # with its input and its output
+    assert relative_size(torch.fx.symbolic_trace(lambda x: x.exp())) == 1.0
 
 
 def test_a_graph_is_replayed_from_where_its_arguments_are(monkeypatch):

@@ -13,7 +13,7 @@ from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
 from pyrolvm.comparison.pairs import Pairs, frozen
 from pyrolvm.evidence import DoubtfulEvidence, Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
-from pyrolvm.programs import Program, Structure, as_arguments, check, chunks, count_rows
+from pyrolvm.programs import Program, Structure, as_arguments, check, check_values, chunks, count_rows
 
 __all__ = ["COLUMNS", "Plan", "Run", "Screened"]
 
@@ -107,7 +107,7 @@ class Plan:
             with _naming(f"guide '{guide}'"), _recorded():  # what is warned of here is warned of in the runs
                 model, built = self.pairs.build(guide, 0)
                 args = arguments_of(self.test, model, built)
-                _check_data(model, args)
+                check_values(model, args)
                 part = self._look(model, built, args)
                 learns = self.pairs.model_learns(model, part) or learns
                 self.pairs.refuse_shared(guide, part)
@@ -214,13 +214,6 @@ def _doubtful(evidence: Evidence) -> float:
     if bool(evidence.khat.isnan().any()):
         return math.nan
     return float((evidence.khat > pareto_threshold(evidence.num_particles)).to(torch.float64).mean())
-
-
-def _check_data(model: Any, args: tuple[Any, ...]) -> None:
-    """Let a model of the collection refuse values that it cannot produce."""
-    check_data = getattr(model, "check_data", None)
-    if check_data is not None and args:
-        check_data(args[0])
 
 
 @contextmanager

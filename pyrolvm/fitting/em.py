@@ -207,7 +207,8 @@ def _starts(model: Any, sums: Sums, seeds: list[int]) -> Iterator[tuple[int, Any
     if not seeds:
         yield 0, model.get_parameters()
         return
-    some = sums.rows.some(max(_START_ROWS, _START_ROWS_EACH * getattr(model, "num_components", 1)))
+    wanted = max(_START_ROWS, _START_ROWS_EACH * getattr(model, "num_components", 1))
+    some = sums.rows.some(max(1, wanted // sums.rows.num_steps))
     size, fewer = runs_at_once(model), starts_at_once(some)
     for first in range(0, len(seeds), size):
         chosen = seeds[first : first + size]

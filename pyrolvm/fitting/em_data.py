@@ -1,5 +1,6 @@
 """The rows that EM goes over, chunk by chunk, and their weights."""
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a row that is a sequence, of shape (T, D); else 1."""
+        return max(1, self.part(0, 1).shape[1:-1].numel())
 
     def part(self, begin: int, end: int) -> Tensor:
         """Rows from a number up to another, or up to the last.
@@ -144,9 +150,9 @@ def _as_weights(values: Any, num_data: int, like: Tensor) -> Float[Tensor, "num_
 def _in_memory(model: Any, data: Any) -> Tensor:
     data = data.dataset if isinstance(data, DataLoader) else data
     args = batches_of(data, None, model).first(0).args
-    if len(args) != 1:
+    if not 1 <= len(args) <= len(signature(model.check_data).parameters):
         raise TypeError(f"'data' must be one array of shape (N, D); got {len(args)}. Leave out labels.")
-    return model.check_data(args[0])
+    return model.check_data(*args)
 
 
 def _drawn(num_data: int, size: int) -> Tensor:

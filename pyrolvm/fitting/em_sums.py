@@ -88,12 +88,13 @@ def starts_at_once(rows: Tensor) -> int:
     Args:
         rows: On which they are found.
     """
-    return max(1, _NUMBERS // (_NUMBERS_PER_START * max(1, len(rows))))
+    return max(1, _NUMBERS // (_NUMBERS_PER_START * max(1, rows.shape[:-1].numel())))
 
 
 def _chunk_size(model: Any, rows: Rows, num_runs: int) -> int:
     size = _BYTES_IN_CHUNK if rows.device.type == "cpu" else _BYTES_IN_CHUNK_ELSEWHERE
-    return max(_FEWEST_ROWS, size // (num_runs * _numbers_per_row(model) * rows.dtype.itemsize))
+    numbers = size // (num_runs * _numbers_per_row(model) * rows.dtype.itemsize)
+    return max(1, max(_FEWEST_ROWS, numbers) // rows.num_steps)
 
 
 def _numbers_per_row(model: Any) -> int:

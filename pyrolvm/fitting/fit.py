@@ -23,6 +23,7 @@ from pyrolvm.programs import (
     Structure,
     autoguide_plates,
     bind_state,
+    check_values,
     data_plate_of,
     device_of,
     inspect_pair,
@@ -119,7 +120,7 @@ def fit(
     batches = batches_of(data, batch_size, plain_model, plain_guide, device=chosen)
     held_out = None if validation is None else batches_of(validation, None, plain_model, plain_guide, device=chosen)
     for part in (batches, held_out):
-        _check_data(plain_model, part)
+        check_values(plain_model, getattr(part, "args", ()))
     refuse_collisions(plain_model, plain_guide)
     base_seed = int(torch.randint(2**31, ())) if seed is None else seed
     with _frozen(model, guide) as frozen, seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
@@ -205,15 +206,6 @@ def _placed(device: str | torch.device | None, *programs: Program | None) -> tor
         if module is not None:
             module.to(chosen)
     return chosen
-
-
-def _check_data(model: Any, batches: Batches | None) -> None:
-    """Let a model of the collection refuse values that it cannot produce, once."""
-    check = getattr(model, "check_data", None)
-    if check is None or batches is None:
-        return
-    for value in getattr(batches, "args", ())[:1]:
-        check(value)
 
 
 @contextmanager

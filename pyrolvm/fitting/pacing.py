@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
-from pyrolvm.capture import CaptureError, is_cached, note, noted
+from pyrolvm.capture import CaptureError, is_cached, note, noted, relative_size
 from pyrolvm.fitting.captured import CapturedStep
 from pyrolvm.fitting.precheck import passes_checks
 from pyrolvm.fitting.rows import Batch
@@ -142,7 +142,7 @@ class Pace:
         recorded = self._recorded
         cached = is_cached(recorded.key)  # CUDA graphs are made anew; what torch compiles for them has its own cache
         step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
-        if not self._pays(remaining, step, 0 if cached else _cold_seconds()):
+        if not self._pays(remaining, step, 0 if cached else _cold_seconds() * relative_size(recorded.recording.graph)):
             return
         compiling = time.perf_counter()
         say("compiling")
@@ -204,7 +204,7 @@ def _recording_seconds(similar: dict[str, Any]) -> float:
 
 
 def _cold_seconds() -> float:
-    """How long compiling takes on this machine."""
+    """How long compiling a graph of the usual size takes on this machine."""
     return float(noted("compiling").get("seconds", _COLD_SECONDS))
 
 

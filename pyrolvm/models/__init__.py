@@ -5,6 +5,7 @@ from pyrolvm.models.bernoulli_mixture import BernoulliMixture
 from pyrolvm.models.eight_schools import eight_schools_centered, eight_schools_noncentered
 from pyrolvm.models.factor_analysis import FactorAnalysis
 from pyrolvm.models.gaussian_mixture import GaussianMixture
+from pyrolvm.models.hidden_markov_model import HiddenMarkovModel
 from pyrolvm.models.latent_gaussian import LatentGaussian
 from pyrolvm.models.mixture_of_factor_analyzers import MixtureOfFactorAnalyzers
 from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
@@ -17,6 +18,7 @@ __all__ = [
     "BernoulliMixture",
     "FactorAnalysis",
     "GaussianMixture",
+    "HiddenMarkovModel",
     "LatentGaussian",
     "MixtureOfFactorAnalyzers",
     "PoissonFactorAnalysis",

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,18 +30,24 @@ class Criteria:
         """
 
     @torch.no_grad()
-    def aic(self, x: DataMatrix) -> float:
+    def aic(self, x: DataMatrix, *rest: Any) -> float:
         """Akaike's criterion, 2 num_parameters - 2 log p(x), in twice nats; lower is better.
 
         Args:
             x: Data, shape (N, D).
+            *rest: What else `log_density` takes.
         """
-        return 2 * self.num_parameters - 2 * self.log_density(x).double().sum().item()
+        return 2 * self.num_parameters - 2 * self.log_density(x, *rest).double().sum().item()
 
-    def bic(self, x: DataMatrix) -> float:
+    def bic(self, x: DataMatrix, *rest: Any) -> float:
         """The Bayesian (Schwarz) criterion, num_parameters log N - 2 log p(x), in twice nats; lower is better.
 
         Args:
-            x: Data, shape (N, D).
+            x: Data, shape (N, D); N counts sequences' steps where x holds sequences.
+            *rest: What else `log_density` takes.
         """
-        return self.aic(x) + self.num_parameters * (math.log(len(x)) - 2)
+        return self.aic(x, *rest) + self.num_parameters * (math.log(self._num_observations(x, *rest)) - 2)
+
+    def _num_observations(self, x: DataMatrix, *rest: Any) -> int:
+        """N of the Bayesian criterion."""
+        return len(x)

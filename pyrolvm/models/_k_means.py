@@ -45,6 +45,7 @@ def k_means(
     seeds: Sequence[int | None],
     *,
     standardized: bool = True,
+    name: str = "components",
 ) -> Clusters:
     """Clusters of the rows, from runs of greedy k-means++ and k-means, one for each seed.
 
@@ -55,6 +56,7 @@ def k_means(
         num_clusters: K.
         seeds: An integer leaves the caller's generators as they were; None draws from them.
         standardized: Whether distances are measured in standard deviations of the columns, or as they are.
+        name: What clusters are to the model, as its option "num_..." says.
 
     Raises:
         ValueError: If there are fewer distinct rows than clusters.
@@ -62,7 +64,7 @@ def k_means(
     References:
         Arthur & Vassilvitskii 2007 (k-means++); its greedy form, with 2 + log K candidates for each center.
     """
-    _refuse_too_few(len(x), num_clusters, "rows")
+    _refuse_too_few(len(x), num_clusters, "rows", name)
     rows = x.detach().double()
     mean, spread = rows.mean(0), rows.std(0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
@@ -72,7 +74,7 @@ def k_means(
     centers = _plus_plus(rows, num_clusters, _uniforms(num_clusters, seeds).to(rows.device))
     centers, counts, labels = _lloyd(rows, centers)
     if not bool((counts > 0).all()):
-        _refuse_too_few(len(torch.unique(x, dim=0)), num_clusters, "distinct rows")
+        _refuse_too_few(len(torch.unique(x, dim=0)), num_clusters, "distinct rows", name)
     return Clusters(labels, centers * spread + mean)
 
 
@@ -183,9 +185,9 @@ def _chunks(rows: Tensor, num_centers: int) -> Iterator[Tensor]:
     yield from rows.split(max(1, _AT_ONCE // num_centers))
 
 
-def _refuse_too_few(found: int, num_clusters: int, what: str) -> None:
+def _refuse_too_few(found: int, num_clusters: int, what: str, name: str) -> None:
     if found < num_clusters:
         raise ValueError(
-            f"'x' must have at least as many {what} as components, {num_clusters}; got {found}. "
-            f"Pass num_components={found} or fewer to the model."
+            f"'x' must have at least as many {what} as {name}, {num_clusters}; got {found}. "
+            f"Pass num_{name}={found} or fewer to the model."
         )

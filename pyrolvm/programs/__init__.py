@@ -8,6 +8,7 @@ from pyro.poutine import block, replay
 from pyrolvm.programs.arguments import (
     as_arguments,
     at_once,
+    check_values,
     chunks,
     count_rows,
     dtype_of,
@@ -78,6 +79,7 @@ __all__ = [
     "bind_state",
     "block",
     "buffers_of",
+    "check_values",
     "check",
     "chunks",
     "count_rows",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pyrolvm.programs.structure import Structure
 __all__ = [
     "as_arguments",
     "at_once",
+    "check_values",
     "chunks",
     "count_rows",
     "dtype_of",
@@ -65,6 +67,20 @@ def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any =
     dtype = dtype_of(*programs)
     device = device_of(*programs) if device is None else device
     return tuple(_as_argument(value, dtype, device) for value in args)
+
+
+def check_values(model: Program | None, args: tuple[Any, ...]) -> Any:
+    """Let a model of the collection refuse data that it cannot produce, by its `check_data`; others take any.
+
+    Args:
+        model: A Pyro program.
+        args: The data; those that follow what `check_data` takes are not looked at.
+
+    Returns:
+        What `check_data` made of them; None without it.
+    """
+    check = getattr(model, "check_data", None)
+    return None if check is None or not args else check(*args[: len(signature(check).parameters)])
 
 
 def _as_argument(value: Any, dtype: torch.dtype | None, device: Any) -> Any:

@@ -78,6 +78,14 @@ def started(make, data):
     return lambda: make().double().initialize(*data())
 
 
+def windows():
+    return (faithful()[0].reshape(68, 4, 2),)
+
+
+def hidden_markov(**options):
+    return lambda: lvm.models.HiddenMarkovModel(2, 2, **options).double()
+
+
 def schools(model):
     y, sigma = torch.tensor(lvm.datasets.eight_schools().x).T
     return partial(model, y, sigma)
@@ -115,6 +123,10 @@ COLLECTION = {
     ),
     "mixture of factor analyzers": Entry(
         started(lambda: lvm.models.MixtureOfFactorAnalyzers(2, 1, 4), iris), None, iris, enumerating
+    ),
+    "hidden Markov, Gaussian": Entry(hidden_markov(), None, windows, enumerating),
+    "hidden Markov, Poisson": Entry(
+        hidden_markov(emission="poisson"), None, lambda: (windows()[0].round(),), enumerating
     ),
     **{
         f"{name}, {guide.__name__}": Entry(partial(schools, model), guide, tuple, Trace_ELBO)

@@ -1,0 +1,411 @@
+"""Hidden Markov models, with the state at each step enumerated."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Int
+from pyro.nn import PyroModule, PyroParam
+from pyro.ops.indexing import Vindex
+from torch import Tensor
+from torch.distributions import transform_to
+
+from pyrolvm.models._covariances import KINDS
+from pyrolvm.models._criteria import Criteria
+from pyrolvm.models._emissions import Emission, Gaussian, Values
+from pyrolvm.models._emissions_by_means import FAMILIES
+from pyrolvm.models._forward_backward import Chain, backward, forward, smoothed, viterbi
+from pyrolvm.models._hidden_markov_statistics import (
+    HiddenMarkovParameters,
+    HiddenMarkovStatistics,
+    expect,
+    maximize,
+    observed_only,
+    start,
+)
+from pyrolvm.models._inputs import as_count, check_choice
+from pyrolvm.models._sequences import Lengths, Sequences, Steps, as_sequence_batch, as_sequences, steps_of
+from pyrolvm.programs import data_plate
+from pyrolvm.seeding import seeded
+
+__all__ = ["HiddenMarkovModel"]
+
+
+class HiddenMarkovModel(Criteria, PyroModule):
+    """Hidden Markov model: p(x, z) = p(z_1) prod_t p(z_t | z_(t-1)) prod_t p(x_t | z_t), with K states z_t.
+
+    Rows are sequences of T steps of D features; one series is `x[None]`. The states are enumerated, so no guide is
+    needed: fit it with `lvm.fit_em(model, x)` (Baum-Welch), or by SVI with `guide=None`, some 2 ms for each step of
+    the sequences. Shorter sequences are filled up, and their `lengths` given. The likelihood has many local maxima.
+
+    Args:
+        num_states: K.
+        num_features: D.
+        emission: Of x_t given z_t: "gaussian"; or features that are independent given the state, "poisson" for counts
+            and "bernoulli" for bits; or "categorical", one-hot vectors of D categories.
+        covariance: Of Gaussian emissions, as in `GaussianMixture`: "full" (None means it), "tied", "diagonal" or
+            "spherical".
+        regularization: Added to the variances of Gaussian emissions in the M-step, in squared units of x; None for
+            1e-6. EM then climbs the log-likelihood up to terms of its order; with 0 it never decreases it at all.
+
+    Attributes:
+        initial_logits: Unnormalized log probabilities of the first state, shape (K,); a parameter.
+        transition_logits: Those of the next state (last dimension) given one, shape (K, K); a parameter.
+        locs, scale_tril or scale: Of Gaussian emissions, as in `GaussianMixture`; parameters.
+        rates: Of Poisson emissions, shape (K, D); a parameter.
+        logits: Of Bernoulli and categorical emissions, shape (K, D); a parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong type.
+        ValueError: If a size is below 1, a word unknown, the regularization negative, or an option of Gaussian
+            emissions is given with others.
+
+    References:
+        Baum, Petrie, Soules & Weiss 1970; Rabiner 1989; MacDonald & Zucchini 1997.
+
+    Example:
+        >>> model = HiddenMarkovModel(2, 3)
+        >>> x, z = model.sample(4, 10, seed=0)
+        >>> x.shape, model.log_density(x).shape, model.most_probable_path(x).shape
+        (torch.Size([4, 10, 3]), torch.Size([4]), torch.Size([4, 10]))
+    """
+
+    def __init__(
+        self,
+        num_states: int,
+        num_features: int,
+        *,
+        emission: Literal["gaussian", "poisson", "bernoulli", "categorical"] = "gaussian",
+        covariance: Literal["full", "tied", "diagonal", "spherical"] | None = None,
+        regularization: float | None = None,
+    ) -> None:
+        super().__init__("hidden_markov_model")
+        self.num_states = as_count(num_states, "num_states")
+        self.num_features = as_count(num_features, "num_features")
+        self._emission = _emission_of(emission, covariance, regularization)
+        self.emission = emission
+        self.initial_logits = torch.nn.Parameter(torch.zeros(self.num_states))
+        self.transition_logits = torch.nn.Parameter(torch.zeros(self.num_states, self.num_states))
+        for name, value in self._emission.initial(self.num_states, self.num_features).items():
+            limits = self._emission.constraints[name]
+            free = torch.nn.Parameter(value) if limits is None else PyroParam(value, constraint=limits)
+            setattr(self, name, free)
+
+    def extra_repr(self) -> str:
+        """Options, for the printed form."""
+        return f"{self.num_states}, {self.num_features}, emission={self.emission!r}"
+
+    def forward(
+        self, x: Sequences | None = None, lengths: Lengths | None = None, *, size: int = 1, num_steps: int = 1
+    ) -> Float[Tensor, "batch num_steps num_features"]:
+        """The Pyro program, with sites "z_0", "x_0", "z_1", "x_1", ... in the data plate; each z_t is enumerated.
+
+        A site for each state costs a step of Python, but can be asked for its marginals, observed or guided; x as one
+        site with the states summed out (Pyro's DiscreteHMM) could not. `log_density` and EM go over tensors alone.
+
+        Args:
+            x: Sequences, shape (B, T, D); None to draw them.
+            lengths: Numbers of steps, shape (B,); None for T. What x holds beyond them is not looked at.
+            size: How many sequences to draw where x is None.
+            num_steps: How many steps they have.
+
+        Returns:
+            The sequences, shape (B, T, D).
+
+        Raises:
+            TypeError, ValueError: If x or the lengths have the wrong shape or type. Values are looked at in
+                `check_data` only.
+        """
+        data, present, num_steps = self._observed(x, lengths, as_count(num_steps, "num_steps"))
+        values = self._values()
+        logits, transition = self.initial_logits, self.transition_logits.log_softmax(-1)
+        steps = []
+        with data_plate(as_count(size, "size") if data is None else data):
+            for t in pyro.markov(range(num_steps)):
+                z = pyro.sample(f"z_{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+                emission = self._emission.distribution(values, z)
+                if present is not None:
+                    emission = emission.mask(present[:, t])
+                steps.append(pyro.sample(f"x_{t}", emission, obs=None if data is None else data[:, t]))
+                logits = Vindex(transition)[..., z, :]
+        return torch.stack(steps, -2)
+
+    def component(self, z: Int[Tensor, "*batch"]) -> dist.TorchDistribution:
+        """The distribution of a step given its state.
+
+        Args:
+            z: States in 0..K-1, of any shape.
+
+        Returns:
+            A distribution with batch shape that of z and event shape (D,).
+        """
+        return self._emission.distribution(self._values(), z)
+
+    @property
+    def initial_probabilities(self) -> Float[Tensor, "num_states"]:
+        """Of the first state, shape (K,), summing to 1."""
+        return self.initial_logits.softmax(-1)
+
+    @property
+    def transition_probabilities(self) -> Float[Tensor, "num_states num_states"]:
+        """Of the next state (column) given one (row), shape (K, K); rows sum to 1."""
+        return self.transition_logits.softmax(-1)
+
+    @property
+    def num_parameters(self) -> int:
+        """Free parameters: K - 1 of the first state, K (K - 1) of the transitions, and those of the emissions."""
+        chain = (self.num_states - 1) * (self.num_states + 1)
+        return chain + self._emission.num_parameters(self.num_states, self.num_features)
+
+    @property
+    def degenerate(self) -> tuple[int, ...]:
+        """States that are never entered, or with hardly any variance but the regularization in some direction."""
+        entered = self.transition_probabilities.detach().double().fill_diagonal_(0.0).amax(0)
+        never = torch.maximum(entered, self.initial_probabilities.detach().double()) < 1e-12
+        bad = never | self._emission.spurious(self._values())
+        return tuple(bad.nonzero().flatten().tolist())
+
+    def check_data(
+        self, x: Sequences, lengths: Lengths | None = None
+    ) -> Float[Tensor, "num_data num_steps num_features"]:
+        """Refuse data that the model cannot take; `fit` and `fit_em` call it once.
+
+        Args:
+            x: Sequences, shape (N, T, D).
+            lengths: Numbers of steps, shape (N,); None for T.
+
+        Returns:
+            The sequences as a tensor of the model's dtype, on its device, with NaN at steps beyond a sequence's end.
+
+        Raises:
+            TypeError: If x does not hold real numbers, or the lengths no integers.
+            ValueError: If a shape is wrong, there are no sequences or steps, a length is not in 1..T, or a value is not
+                finite or cannot be emitted; the first bad one is named.
+        """
+        data = as_sequences(x, self.num_features, self._like, lengths)
+        self._emission.check(data)
+        return data
+
+    def log_density(self, x: Sequences, lengths: Lengths | None = None) -> Float[Tensor, "num_data"]:
+        """log p(x) of each sequence, in nats, by the forward algorithm.
+
+        Args:
+            x: Sequences, shape (N, T, D).
+            lengths: Numbers of steps, shape (N,); None for T.
+
+        Returns:
+            Shape (N,).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        chain, _ = self._chain(x, lengths)
+        return forward(chain).steps.sum(-1)
+
+    def posterior(self, x: Sequences, lengths: Lengths | None = None) -> dist.Categorical:
+        """p(z_t | x) of each step, by the forward-backward algorithm; beyond a sequence's end a forecast.
+
+        Args:
+            x: Sequences, shape (N, T, D).
+            lengths: Numbers of steps, shape (N,); None for T.
+
+        Returns:
+            A distribution over 0..K-1 with batch shape (N, T).
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        chain, _ = self._chain(x, lengths)
+        filtered = forward(chain)
+        return dist.Categorical(probs=smoothed(filtered, backward(chain, filtered)))
+
+    @torch.no_grad()
+    def most_probable_path(self, x: Sequences, lengths: Lengths | None = None) -> Int[Tensor, "num_data num_steps"]:
+        """The states z with the highest p(z | x) together, by the Viterbi algorithm.
+
+        Args:
+            x: Sequences, shape (N, T, D).
+            lengths: Numbers of steps, shape (N,); None for T.
+
+        Returns:
+            States in 0..K-1, shape (N, T); -1 beyond a sequence's end.
+
+        Raises:
+            TypeError, ValueError: As `check_data`.
+        """
+        chain, present = self._chain(x, lengths)
+        return viterbi(chain, present).masked_fill(~present, -1)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, num_steps: int, *, seed: int | None = None
+    ) -> tuple[Float[Tensor, "n num_steps num_features"], Int[Tensor, "n num_steps"]]:
+        """Draw sequences with their states.
+
+        Args:
+            n: How many.
+            num_steps: T, steps of each.
+            seed: An integer leaves the caller's generators as they were; None draws from them.
+
+        Returns:
+            Sequences of shape (n, T, D) and states of shape (n, T).
+
+        Raises:
+            ValueError: If a number is below 1.
+        """
+        with seeded(seed):
+            states = [dist.Categorical(logits=self.initial_logits).sample((as_count(n, "n"),))]
+            for _ in range(as_count(num_steps, "num_steps") - 1):
+                states.append(dist.Categorical(logits=self.transition_logits[states[-1]]).sample())
+            z = torch.stack(states, -1)
+            return self.component(z).sample(), z
+
+    def initialize(self, x: Sequences, lengths: Lengths | None = None, *, seed: int | None = 0) -> "HiddenMarkovModel":
+        """Start from k-means on all steps, as they follow each other; bits and categories from drawn probabilities.
+
+        Args:
+            x: Sequences, shape (N, T, D).
+            lengths: Numbers of steps, shape (N,); None for T.
+            seed: An integer leaves the caller's generators as they were; None draws from them.
+
+        Returns:
+            The model itself, changed in place.
+
+        Raises:
+            TypeError, ValueError: As `check_data`, and if x has fewer distinct steps than states.
+        """
+        self.set_parameters(self.starts(self.check_data(x, lengths), [seed]))
+        return self
+
+    @torch.no_grad()
+    def starts(
+        self, x: Float[Tensor, "num_data num_steps num_features"], seeds: Sequence[int | None]
+    ) -> HiddenMarkovParameters:
+        """Parameters of several runs of EM, each as `initialize` would set them.
+
+        Args:
+            x: Sequences as `check_data` gives them.
+            seeds: Of the runs.
+
+        Raises:
+            ValueError: If x has fewer distinct steps than states.
+        """
+        return start(self._emission, self._steps(x), self.num_states, seeds)
+
+    @torch.no_grad()
+    def get_parameters(self) -> HiddenMarkovParameters:
+        """The model's parameters as those of one run of EM."""
+        chain = (value.double().log_softmax(-1) for value in (self.initial_logits, self.transition_logits))
+        values = (*chain, *self._emission.pack(self._values()))
+        return HiddenMarkovParameters(*(value.detach().double().unsqueeze(0) for value in values))
+
+    @torch.no_grad()
+    def set_parameters(self, parameters: HiddenMarkovParameters) -> None:
+        """Set the model's parameters, in place, to those of one run.
+
+        Args:
+            parameters: Of the run.
+
+        Raises:
+            ValueError: If its M-step found a singular covariance; the model is left as it was.
+        """
+        initial, transition, locs, scales = (value[0] for value in parameters)
+        values = self._emission.unpack(locs, scales)
+        self.initial_logits.copy_(initial)
+        self.transition_logits.copy_(transition)
+        for name, value in values.items():
+            limits = self._emission.constraints[name]
+            free = value if limits is None else transform_to(limits).inv(value)
+            self.get_parameter(name if limits is None else f"{name}_unconstrained").copy_(free)
+
+    @torch.no_grad()
+    def expect(
+        self,
+        parameters: HiddenMarkovParameters,
+        x: Float[Tensor, "batch num_steps num_features"],
+        sample_weights: Float[Tensor, "batch"] | None = None,
+    ) -> tuple[Float[Tensor, "runs batch"], HiddenMarkovStatistics]:
+        """The E-step on some sequences, for `fit_em`; nothing is checked.
+
+        Args:
+            parameters: Of R runs.
+            x: Sequences as `check_data` gives them, shape (B, T, D).
+            sample_weights: How often each sequence counts in what the M-step needs, shape (B,); None for once.
+
+        Returns:
+            log p(x) of each sequence in nats, shape (R, B), and what the M-step needs of them, which adds up.
+        """
+        return expect(self._emission, parameters, self._steps(x), sample_weights)
+
+    @torch.no_grad()
+    def maximize_expected(
+        self, parameters: HiddenMarkovParameters, statistics: HiddenMarkovStatistics
+    ) -> HiddenMarkovParameters:
+        """The M-step from what `expect` gave, added up over the sequences; a state without steps is kept as it is.
+
+        Args:
+            parameters: Those that `expect` was given.
+            statistics: Of all sequences.
+
+        Returns:
+            New parameters; `set_parameters` refuses those of a run whose covariance is singular.
+        """
+        return maximize(self._emission, parameters, statistics)
+
+    @property
+    def numbers_per_row(self) -> int:
+        """Numbers that `expect` holds for each step and run: what `fit_em` chooses the size of its chunks by."""
+        return self.num_states * (self.num_states + self.num_features)
+
+    def _observed(self, x: Any, lengths: Any, num_steps: int) -> tuple[Tensor | None, Tensor | None, int]:
+        """Sequences, which of their steps are there (None for all), and how many steps they have."""
+        if x is None:
+            return None, None, num_steps
+        data, ends = as_sequence_batch(x, self.num_features, self._like, lengths)
+        if ends is None:
+            return data, None, data.shape[1]
+        present = torch.arange(data.shape[1], device=data.device) < ends.unsqueeze(-1)
+        filler = self._emission.filler(self.num_features).to(data)
+        return torch.where(present.unsqueeze(-1), data, filler), present, data.shape[1]
+
+    def _steps(self, x: Tensor) -> Steps:
+        return steps_of(x.double(), self._emission.filler(self.num_features))
+
+    def _chain(self, x: Any, lengths: Any) -> tuple[Chain, Tensor]:
+        """What the recursions go over, and which steps are there."""
+        steps = steps_of(self.check_data(x, lengths), self._emission.filler(self.num_features))
+        states = torch.arange(self.num_states, device=steps.x.device)
+        emission = observed_only(self.component(states).log_prob(steps.x.unsqueeze(-2)), steps)
+        chain = Chain(self.initial_logits.log_softmax(-1), self.transition_logits.log_softmax(-1), emission)
+        return chain, steps.present
+
+    def _values(self) -> Values:
+        return {name: getattr(self, name) for name in self._emission.constraints}
+
+    def _num_observations(self, x: Any, *rest: Any) -> int:
+        """Steps of all sequences."""
+        return int((~self.check_data(x, *rest)[..., 0].isnan()).sum())
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor with the dtype and device of the model; reading it is no statement of the Pyro program."""
+        like = self._parameters["initial_logits"]
+        assert like is not None
+        return like
+
+
+def _emission_of(emission: Any, covariance: Any, regularization: Any) -> Emission:
+    check_choice(emission, ("gaussian", *FAMILIES), "emission")
+    if emission != "gaussian":
+        for name, value in (("covariance", covariance), ("regularization", regularization)):
+            if value is not None:
+                raise ValueError(f"'{name}' is an option of Gaussian emissions; got {value!r} with {emission!r}.")
+        return FAMILIES[emission]
+    check_choice("full" if covariance is None else covariance, KINDS, "covariance")
+    amount = 1e-6 if regularization is None else regularization
+    if not 0 <= amount < math.inf:
+        raise ValueError(f"'regularization' must be a number of at least 0; got {amount}.")
+    return Gaussian(KINDS["full" if covariance is None else covariance], float(amount))
