@@ -122,7 +122,7 @@ class IndependentMixture(MixtureByEM):
         amounts = self._amounts(rows)
         nothing = amounts.new_zeros(self.num_components, amounts.shape[-1])
         sums = torch.stack([nothing.index_add(0, of_run, amounts) for of_run in labels])
-        counts = torch.stack([of_run.bincount(minlength=self.num_components) for of_run in labels])
+        counts = torch.stack([of_run.bincount(minlength=self.num_components) for of_run in labels]).double()
         naturals = self._estimate(counts + 1.0, sums + (amounts.sum(0) + 0.5) / (len(x) + 1))
         return IndependentParameters((counts / len(x)).log(), naturals)
 

@@ -43,9 +43,10 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
 
     z ~ Categorical(weights), u ~ N(0, I), x | z = k, u ~ N(loc_k + loadings_k u, diag(scale^2)). A mixture of Gaussians
     whose covariances need D L numbers each rather than D^2 / 2. In the Pyro program z is enumerated and the factors u
-    are integrated out, so that nothing is left to guide, log p(x) is exact, and an ELBO loses nothing to a posterior of
-    u that differs by component; what x says of u is `factor_posterior`. Fit it with `lvm.fit_em(model, x)`, or by SVI
-    with `guide=None`. There are many local maxima, and no global one without regularization.
+    are integrated out, so that nothing is left to guide, log p(x) is exact, and no ELBO loses anything to a posterior
+    of u that differs by component. `posterior(x)` is p(z | x), `factor_posterior(x)` is p(u | x, z). Fit it with
+    `lvm.fit_em(model, x)`, or by SVI with `guide=None`. There are many local maxima, and no global one without
+    regularization: the noise of a column may vanish.
 
     Args:
         num_components: K.
@@ -161,7 +162,7 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         """
         rows = x.double()
         labels, centers = k_means(x, self.num_components, seeds)
-        counts = torch.stack([of_run.bincount(minlength=self.num_components) for of_run in labels])
+        counts = torch.stack([of_run.bincount(minlength=self.num_components) for of_run in labels]).double()
         within = [(rows - center[label]).square().mean(0) for center, label in zip(centers, labels, strict=True)]
         half = torch.stack(within) / 2
         drawn = torch.stack([self._drawn(seed) for seed in seeds]).to(half)
