@@ -164,8 +164,7 @@ def test_simulated_parameters_are_recovered(emission, spread):
     assert ((found - true).abs() < 5 * (true * (1 - true) / counts).sqrt()).all()
     path = model.most_probable_path(x)
     agree = (path == order[z]).double().mean()
-    log_prob = emission_log_prob(truth, x) + 0.0
-    bayes = (log_prob.argmax(-1) == z.numpy()).mean()  # what single steps tell
+    bayes = (emission_log_prob(truth, x).argmax(-1) == z.numpy()).mean()  # what single steps tell
     assert agree > bayes - 0.01
 
 
@@ -175,9 +174,7 @@ def test_more_states_than_distinct_steps_can_still_be_fitted_to_bits():
     model = HiddenMarkovModel(4, 1, emission="bernoulli")
     result = lvm.fit_em(model, x, num_restarts=20, seed=0, progress=False)
     assert -result.losses[-1] > -0.01  # each step is certain
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert model.degenerate == ()
+    assert model.degenerate == ()
 
 
 def test_constant_columns():
@@ -256,7 +253,7 @@ def test_old_faithful_has_three_states():
     x = torch.tensor(lvm.datasets.faithful().x)
     criteria = {}
     for num_states in (2, 3, 4):
-        model, mixture = HiddenMarkovModel(num_states, 2, covariance="diagonal"), None
+        model = HiddenMarkovModel(num_states, 2, covariance="diagonal")
         lvm.fit_em(model, x[None], seed=0, progress=False, tolerance=1e-4)
         mixture = lvm.models.GaussianMixture(num_states, 2, "diagonal")
         lvm.fit_em(mixture, x, seed=0, progress=False)
