@@ -34,7 +34,7 @@ class Flow(OutsideDataPlate, AutoContinuous):
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: If a size is below 1 (bins: 2); on the first run, if the model has no latent outside the data plate.
+        ValueError: If a number is out of range; on the first run, if the model has no latent outside the data plate.
 
     References:
         Rezende & Mohamed 2015, Variational inference with normalizing flows, Eq. 15.
@@ -62,11 +62,14 @@ class Flow(OutsideDataPlate, AutoContinuous):
         for name, value, least in (("num_transforms", num_transforms, 1), ("num_bins", num_bins, 2)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"'{name}' must be an integer of at least {least}; got {value!r}.")
+        widths = tuple(hidden_features)
+        if not widths or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
+            raise ValueError(f"'hidden_features' must be integers of at least 1; got {widths}.")
         if not init_scale > 0:
             raise ValueError(f"'init_scale' must be positive; got {init_scale}.")
         self._options = {
             "num_transforms": num_transforms,
-            "hidden_features": tuple(hidden_features),
+            "hidden_features": widths,
             "num_bins": num_bins,
         }
         self._init_scale = init_scale

@@ -103,7 +103,7 @@ class PerDatum(PyroModule):
         batch = active_minibatch()
         what = "the data" if batch is None or batch.name != plate.name else "the whole data"
         raise ValueError(
-            f"PerDatum has parameters for {self.num_data} rows, and {what} have {plate.size}. Pass num_data={plate.size} "
-            "for a guide of those; for some rows of the data use lvm.minibatch(num_data, rows); lvm.guides.Amortized "
+            f"PerDatum has parameters for {self.num_data} rows, and {what} have {plate.size}. Pass "
+            f"num_data={plate.size} for a guide of those; for some rows of the data use lvm.minibatch(num_data, rows); lvm.guides.Amortized "
             "fits any data."
         )

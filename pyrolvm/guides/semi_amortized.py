@@ -145,7 +145,7 @@ class SemiAmortized(PyroModule):
         if outside:
             names = ", ".join(f"'{name}'" for name in sorted(outside))
             raise ValueError(
-                f"SemiAmortized improves the latents inside the data plate for a model that has no others; {names} lies "
+                f"SemiAmortized improves latents inside the data plate for a model that has no others; {names} lies "
                 "outside of it. Use lvm.guides.Amortized, or make it a parameter."
             )
         generator = torch.Generator().manual_seed(0)
