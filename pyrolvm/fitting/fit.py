@@ -14,6 +14,7 @@ from pyrolvm.fitting.batches import Batch, Batches, batches_of
 from pyrolvm.fitting.loop import Loop
 from pyrolvm.fitting.pacing import Compile, Pace
 from pyrolvm.fitting.results import FitResult
+from pyrolvm.fitting.settling import settling
 from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import ELBO
@@ -142,7 +143,7 @@ def fit(
             frozen,
             pace,
         )
-        with autoguide_plates(plain_guide):
+        with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
     late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
     fitted = bind_state(plain_model, state, [*structure.model_parameters, *late])

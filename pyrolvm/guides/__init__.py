@@ -1,8 +1,13 @@
 """Approximate posteriors q(z | x): one file for each family."""
 
 from pyrolvm.guides.amortized import Amortized
+from pyrolvm.guides.delta import Delta
 from pyrolvm.guides.full_rank import FullRank
+from pyrolvm.guides.join import join
+from pyrolvm.guides.laplace import Laplace
+from pyrolvm.guides.low_rank import LowRank
 from pyrolvm.guides.mean_field import MeanField
+from pyrolvm.guides.mixture import Mixture
 from pyrolvm.programs import Empty
 
-__all__ = ["Amortized", "Empty", "FullRank", "MeanField"]
+__all__ = ["Amortized", "Delta", "Empty", "FullRank", "Laplace", "LowRank", "MeanField", "Mixture", "join"]
