@@ -5,6 +5,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+from torch.distributions import biject_to
+
 from pyrolvm.programs import Program, block, latents
 
 __all__ = ["OutsideDataPlate", "check_positive", "quoted"]
@@ -29,6 +31,8 @@ class OutsideDataPlate:
             name = type(self).__name__
             raise ValueError(f"{name} guides latents outside the data plate, and the model has none. {remedy}")
         self._check_inside(inside)
+        for name, site in outside.items():
+            _refuse_support(type(self).__name__, name, site["fn"])
         self._left_out.update(inside)
         super()._setup_prototype(*args, **kwargs)  # type: ignore[misc]
 
@@ -52,6 +56,24 @@ def check_positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
         raise ValueError(f"'{name}' must be a positive number; got {value!r}.")
     return float(value)
+
+
+def _refuse_support(guide: str, name: str, fn: Any) -> None:
+    """Refuse a latent that is discrete, or whose support is no image of the real numbers."""
+    try:
+        support = fn.support
+        if not support.is_discrete:
+            biject_to(support)
+            return
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{guide} needs latents whose support is an image of the real numbers; that of '{name}' "
+            f"({type(fn).__name__}) is not known to be one. Write it as a function of latents that have one."
+        ) from error
+    raise ValueError(
+        f'{guide} draws continuous latents; \'{name}\' is discrete. Mark it infer={{"enumerate": "parallel"}} in the '
+        "model to sum it out."
+    )
 
 
 def _is_enumerated(msg: Any) -> bool:

@@ -34,7 +34,7 @@ def join(*guides: Program) -> Program:
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         ...     with lvm.data_plate(x):
         ...         z = pyro.sample("z", dist.Normal(mean, 1.0))
-        ...         pyro.sample("x", dist.Normal(z, 1.0).expand([2]).to_event(1), obs=x)
+        ...         pyro.sample("x", dist.Normal(z.unsqueeze(-1), torch.ones(2)).to_event(1), obs=x)
         >>> guide = join(lvm.guides.MeanField(model), lvm.guides.Amortized(model, torch.nn.Linear(2, 4)))
         >>> {name: tuple(value.shape) for name, value in guide(torch.zeros(3, 2)).items()}
         {'mean': (), 'z': (3,)}

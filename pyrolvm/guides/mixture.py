@@ -1,14 +1,14 @@
 """A mixture of normals for the latents outside the data plate."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from pyro.distributions.constraints import softplus_positive
-from pyro.infer.autoguide import init_to_median
+from pyro.infer.autoguide import init_to_feasible
 from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.nn import PyroParam
+from torch import Tensor
 
 from pyrolvm.guides._normal_mixture import NormalMixture
 from pyrolvm.guides._outside import OutsideDataPlate, check_positive
@@ -26,18 +26,19 @@ class Mixture(OutsideDataPlate, AutoContinuous):
     it may leave out modes that no component starts near. Where modes lie more than about six standard deviations apart
     the weights' gradient has a large variance: take more particles, or trust the evidence rather than the weights.
 
-    Components start at random around one place, ``2 * init_scale`` apart in each coordinate.
+    No two components start at one place in any coordinate: they start at quantiles of a normal, in random orders.
 
     Args:
         model: A Pyro program.
         num_components: K.
         init_loc_fn: Place to start around, one of Pyro's ``init_to_...``.
         init_scale: Initial standard deviation of each component in the unconstrained space.
+        init_spread: Standard deviation, in each coordinate, of the normal at whose quantiles components start.
         data_plate: Name of the data plate; None to find it.
 
     Raises:
         TypeError: If ``num_components`` is not an integer.
-        ValueError: If it is below 1, or ``init_scale`` is not positive; on the first run, if the model has no latent
+        ValueError: If it is below 1, or a scale is not positive; on the first run, if the model has no latent
             outside the data plate.
 
     References:
@@ -58,20 +59,21 @@ class Mixture(OutsideDataPlate, AutoContinuous):
         model: Program,
         num_components: int = 2,
         *,
-        init_loc_fn: Callable[..., Any] = init_to_median,
+        init_loc_fn: Callable[..., Any] = init_to_feasible,
         init_scale: float = 0.5,
+        init_spread: float = 2.0,
         data_plate: str | None = None,
     ) -> None:
         check_count("num_components", num_components)
         check_positive("init_scale", init_scale)
+        check_positive("init_spread", init_spread)
         super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn)
-        self.num_components, self._init_scale = num_components, init_scale
+        self.num_components, self._init_scale, self._init_spread = num_components, init_scale, init_spread
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         center = self._init_loc()
-        apart = center.new_empty(self.num_components, self.latent_dim).normal_(0.0, 2 * self._init_scale / math.sqrt(2))
-        self.locs = torch.nn.Parameter(center + apart if self.num_components > 1 else center[None])
+        self.locs = torch.nn.Parameter(center + self._init_spread * _apart(self.num_components, center))
         self.scales = PyroParam(torch.full_like(self.locs, self._init_scale), softplus_positive)
         self.logits = torch.nn.Parameter(center.new_zeros(self.num_components))
 
@@ -86,3 +88,10 @@ class Mixture(OutsideDataPlate, AutoContinuous):
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("a mixture has no quantiles in closed form; take them of draws, with result.sample.")
+
+
+def _apart(num_components: int, center: Tensor) -> Tensor:
+    """Starts that differ in every coordinate, (K, D): the K quantiles of a standard normal, in random order."""
+    quantiles = torch.special.ndtri((torch.arange(num_components).to(center) + 0.5) / num_components)
+    orders = [torch.randperm(num_components, device=center.device) for _ in center]
+    return quantiles[torch.stack(orders, 1)]
