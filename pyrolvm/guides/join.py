@@ -42,7 +42,7 @@ def join(*guides: Program) -> Program:
     if len(guides) < 2:
         raise ValueError(f"join needs at least two guides; got {len(guides)}. A single one needs no joining.")
     state: dict[str, dict[str, Any]] = {"params": {}, "constraints": {}}
-    parts = []
+    parts: list[Program | None] = []
     for guide in guides:
         if not callable(guide):
             raise TypeError(f"what is joined must be guides, Pyro programs; got {guide!r}.")

@@ -84,7 +84,8 @@ class Mixture(OutsideDataPlate, AutoContinuous):
             *args: What the model takes.
             **kwargs: What the model takes.
         """
-        return NormalMixture(self.locs, self.scales, self.logits)
+        scales: Any = self.scales
+        return NormalMixture(self.locs, scales, self.logits)
 
     def _loc_scale(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("a mixture has no quantiles in closed form; take them of draws, with result.sample.")
