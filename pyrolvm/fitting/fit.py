@@ -66,7 +66,8 @@ def fit(
 
     Each fit has a parameter store of its own: plain functions start from their initial values, whatever ran before, and
     ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place. With neither steps nor epochs
-    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there.
+    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something
+    to compute when a fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
 
     Args:
         model: A Pyro program.

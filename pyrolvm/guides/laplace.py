@@ -21,6 +21,7 @@ _UNSETTLED = (
     "with all the data."
 )
 _MOST_STEPS = 50  # of Newton's method, after the fit
+_ASIDE = 0.05  # standard deviations from the mode, where the gradient is compared with the second derivative
 _FAR = 0.01  # nats that a further step may promise at what is taken for the mode
 
 
@@ -142,7 +143,9 @@ class Laplace(OutsideDataPlate, AutoContinuous):
             start = self.loc.detach().clone()
             try:
                 value, precision = self._climb(joint)
-                self.scale_tril.copy_(_scale_of(precision))
+                scale_tril = _scale_of(precision)
+                self._refuse_hidden(joint, scale_tril)
+                self.scale_tril.copy_(scale_tril)
             except ValueError as error:
                 self.loc.copy_(start)
                 self._why = str(error)
@@ -156,7 +159,7 @@ class Laplace(OutsideDataPlate, AutoContinuous):
         """Value and precision at the maximum, where the guide is then."""
         gain = math.inf
         for _ in range(_MOST_STEPS):
-            value, gradient, precision = joint.expanded(self.loc)
+            value, gradient, precision = _expanded(joint, self.loc)
             self._refuse_no_maximum(precision)
             step = torch.linalg.solve(precision, gradient)
             gain = float(gradient @ step) / 2
@@ -179,6 +182,21 @@ class Laplace(OutsideDataPlate, AutoContinuous):
                 return True
         self.loc.copy_(start)
         return False
+
+    def _refuse_hidden(self, joint: "_Joint", scale_tril: Tensor) -> None:
+        """Refuse a second derivative that the gradient's own change contradicts: torch drops some without a word."""
+        mode, direction = self.loc.detach().clone(), scale_tril.mean(1) * len(scale_tril) ** 0.5  # a standard deviation
+        slopes = []
+        for side in (-_ASIDE, _ASIDE):
+            self.loc.copy_(mode + side * direction)
+            slopes.append(_expanded(joint, self.loc)[1] @ direction)
+        self.loc.copy_(mode)
+        curvature = float(slopes[0] - slopes[1]) / (2 * _ASIDE)  # 1 where it is that of the normal
+        if not 0.5 < curvature < 2:
+            raise ValueError(
+                f"the gradient of log p(x, z) changes {curvature:.2g} times as fast as its second derivative says: a "
+                "part of the model hides its own from torch, or has an edge. Use lvm.guides.FullRank."
+            )
 
     def _refuse_no_maximum(self, precision: Tensor) -> None:
         """Refuse a second derivative that is not that of a maximum, in words."""
@@ -235,17 +253,28 @@ class _Joint:
     @torch.enable_grad()
     def expanded(self, loc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value, gradient, and minus the second derivative, a batch of rows at a time."""
-        size, frozen = loc.numel(), not loc.requires_grad
+        size = loc.numel()
         value, gradient, precision = loc.new_zeros(()), loc.new_zeros(size), loc.new_zeros(size, size)
-        loc.requires_grad_()
         for part in self._parts():
             (slope,) = torch.autograd.grad(part, loc, create_graph=True, materialize_grads=True)
             rows = [_derivative(entry, loc) for entry in slope] if slope.requires_grad else []
             value = value + part.detach()
             gradient = gradient + slope.detach()
             precision = precision - (torch.stack(rows) if rows else 0.0)
+        return value, gradient, (precision + precision.T).detach() / 2
+
+
+def _expanded(joint: _Joint, loc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As :meth:`_Joint.expanded`; that torch knows no second derivative is said."""
+    frozen = not loc.requires_grad
+    try:
+        return joint.expanded(loc.requires_grad_())
+    except RuntimeError as error:
+        raise ValueError(
+            f"log p(x, z) has no second derivative here: {str(error).splitlines()[0]}. Use lvm.guides.FullRank."
+        ) from error
+    finally:
         loc.requires_grad_(not frozen)
-        return value.detach(), gradient.detach(), ((precision + precision.T) / 2).detach()
 
 
 def _derivative(entry: Tensor, loc: Tensor) -> Tensor:

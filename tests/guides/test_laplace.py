@@ -240,6 +240,32 @@ def test_a_density_with_an_edge():
         guide.settle()
 
 
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return -z.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return -2 * ctx.saved_tensors[0] * gradient
+
+
+def test_second_derivatives_that_torch_drops():
+    """A function that may be differentiated once only: its second derivative is left out without a word."""
+    _, guide = hill(_Once.apply, 0.0, prior=1.0)
+    with pytest.raises(ValueError, match=r"changes 3 times as fast as its second derivative says: a part of the model"):
+        guide.settle()
+
+
+def test_what_torch_cannot_differentiate_twice():
+    _, guide = hill(lambda z: -_Once.apply(z).square(), 0.5)
+    with pytest.raises(ValueError, match="has no second derivative here: trying to differentiate twice .*FullRank"):
+        guide.settle()
+    assert guide.loc.requires_grad
+
+
 def test_latents_inside_the_data_plate():
     def nested(x):
         m = pyro.sample("m", dist.Normal(torch.tensor(0.0), 1.0))
