@@ -111,7 +111,10 @@ GUIDES: dict[str, Guide] = {
     for guide in (
         Guide("none", "nothing is left to guide: every latent is summed out", lambda model, data, settings: None),
         Guide("mean_field", "independent normals, for latents outside the data plate", _outside("MeanField")),
+        Guide("low_rank", "a normal of low rank, for latents outside the data plate", _outside("LowRank")),
         Guide("full_rank", "one multivariate normal, for latents outside the data plate", _outside("FullRank")),
+        Guide("mixture", "two normals, for latents outside the data plate", _outside("Mixture")),
+        Guide("laplace", "a normal at the mode, for latents outside the data plate", _outside("Laplace")),
         Guide("amortized", "normals whose parameters a network computes from each row", _amortized, needs_rows=True),
     )
 }

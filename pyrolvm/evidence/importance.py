@@ -62,8 +62,9 @@ def importance(
         Evidence of each datum, shape (N,), where every term lies inside the data plate; else of the data set, ().
 
     Raises:
-        ValueError: If the pair has problems or would create parameters, if weights are joint and ``batch_size`` is
-            given, if a weight is NaN or infinite, or if a single draw is jackknifed.
+        ValueError: If the pair has problems or would create parameters, if the guide puts a continuous latent at a
+            point, if weights are joint and ``batch_size`` is given, if a weight is NaN or infinite, or if a single draw
+            is jackknifed.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, Section 5.

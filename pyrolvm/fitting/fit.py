@@ -14,6 +14,7 @@ from pyrolvm.fitting.batches import Batch, Batches, batches_of
 from pyrolvm.fitting.loop import Loop
 from pyrolvm.fitting.pacing import Compile, Pace
 from pyrolvm.fitting.results import FitResult
+from pyrolvm.fitting.settling import settling
 from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import ELBO
@@ -66,7 +67,8 @@ def fit(
 
     Each fit has a parameter store of its own: plain functions start from their initial values, whatever ran before, and
     ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place. With neither steps nor epochs
-    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there.
+    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something
+    to compute when a fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
 
     Args:
         model: A Pyro program.
@@ -143,7 +145,7 @@ def fit(
             frozen,
             pace,
         )
-        with autoguide_plates(plain_guide):
+        with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
     late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
     fitted = bind_state(plain_model, state, [*structure.model_parameters, *late])

@@ -87,7 +87,7 @@ class FitResult:
         structure = draws.structure
         nested = bool(structure.global_latents and structure.local_latents)
         latents = present(draws).latents
-        return {n: v.squeeze(1) if nested and draws.latents[n].is_local else v for n, v in latents.items()}
+        return {n: (v.squeeze(1) if nested and draws.latents[n].is_local else v).detach() for n, v in latents.items()}
 
     def to_arviz(self, *args: Any, num_samples: int = 1000, seed: int | None = None) -> "DataTree":
         """Draws from the fitted guide as an ArviZ DataTree with group ``posterior`` and one chain.

@@ -22,12 +22,17 @@ def suited(objective: Any, structure: Structure, data_plate: str | None) -> Any:
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: If one of Pyro's own is wrong for the pair, or two data plates are named.
+        ValueError: If an objective is wrong for the pair, or two data plates are named.
     """
     ready = copy.copy(objective)
     if isinstance(ready, Objective):
         if data_plate is not None and ready.data_plate not in (None, data_plate):
             raise ValueError(f"'data_plate' is '{data_plate}', but the objective's is '{ready.data_plate}'.")
+        if ready.kind == "upper" and structure.points:
+            raise ValueError(
+                f"{type(ready).__name__} is minimized, and has no minimum where the guide puts '{structure.points[0]}' "
+                "at a point. Use lvm.objectives.ELBO, which finds the maximum of log p(x, z)."
+            )
         ready.data_plate = data_plate or ready.data_plate
         return ready
     _refuse_renyi(ready, structure)

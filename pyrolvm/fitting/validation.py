@@ -7,8 +7,9 @@ import torch
 
 from pyrolvm.fitting.batches import Batches
 from pyrolvm.objectives import Objective
-from pyrolvm.programs import Empty, Program, evaluating
+from pyrolvm.programs import Empty, Program, evaluating, evaluation_mode
 from pyrolvm.seeding import seeded
+from pyrolvm.weights import refuse_no_number
 
 __all__ = ["Validation"]
 
@@ -51,7 +52,10 @@ class Validation:
 
     def _value(self) -> float:
         if isinstance(self.objective, Objective):
-            return float(self.objective.bound(self.model, self.guide, *self.args, seed=_SEED).sum())
+            with seeded(_SEED), torch.no_grad(), evaluation_mode(self.model, self.guide):
+                draws, estimate = self.objective.run(self.model, self.guide, self.args, {})
+            refuse_no_number(draws)
+            return float(estimate.value)
         guide = Empty() if self.guide is None else self.guide
         with seeded(_SEED), torch.no_grad(), evaluating(self.model, guide):
             return -float(self.objective.loss(self.model, guide, *self.args))

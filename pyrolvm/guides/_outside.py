@@ -1,17 +1,23 @@
 """What the guides for the latents outside the data plate share: which latents these are."""
 
+import math
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
+from torch.distributions import biject_to
+
 from pyrolvm.programs import Program, block, latents
 
-__all__ = ["OutsideDataPlate"]
+__all__ = ["OutsideDataPlate", "check_positive", "quoted"]
 
 
 class OutsideDataPlate:
     """Restricts one of Pyro's autoguides to latents that are neither inside the data plate nor enumerated."""
 
     def __init__(self, model: Program, *, data_plate: str | None, **options: Any) -> None:
+        if "init_scale" in options:
+            options["init_scale"] = check_positive("init_scale", options["init_scale"])
         left_out: set[str] = set()
         kept = block(model, hide_fn=lambda msg: _is_enumerated(msg) or msg["name"] in left_out)
         super().__init__(kept, **options)  # type: ignore[call-arg]
@@ -21,16 +27,63 @@ class OutsideDataPlate:
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         inside, outside = latents(self._whole[0], args, kwargs, self._data_plate)
         if not outside:
-            remedy = f"Use lvm.guides.Amortized for {_quote(inside)}." if inside else "Pass guide=None."
+            remedy = f"Use lvm.guides.Amortized for {quoted(inside)}." if inside else "Pass guide=None."
             name = type(self).__name__
             raise ValueError(f"{name} guides latents outside the data plate, and the model has none. {remedy}")
+        self._check_inside(inside)
+        for name, site in outside.items():
+            _refuse_support(type(self).__name__, name, site["fn"])
         self._left_out.update(inside)
         super()._setup_prototype(*args, **kwargs)  # type: ignore[misc]
+
+    def _check_inside(self, inside: Iterable[str]) -> None:
+        """Refuse latents inside the data plate where they are in the way."""
+
+
+def check_positive(name: str, value: float) -> float:
+    """Refuse what is not a positive number.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+
+    Returns:
+        The value as a float.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+        raise ValueError(f"'{name}' must be a positive number; got {value!r}.")
+    return float(value)
+
+
+def _refuse_support(guide: str, name: str, fn: Any) -> None:
+    """Refuse a latent that is discrete, or whose support is no image of the real numbers."""
+    try:
+        support = fn.support
+        if not support.is_discrete:
+            biject_to(support)
+            return
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{guide} needs latents whose support is an image of the real numbers; that of '{name}' "
+            f"({type(fn).__name__}) is not known to be one. Write it as a function of latents that have one."
+        ) from error
+    raise ValueError(
+        f'{guide} draws continuous latents; \'{name}\' is discrete. Mark it infer={{"enumerate": "parallel"}} in the '
+        "model to sum it out."
+    )
 
 
 def _is_enumerated(msg: Any) -> bool:
     return bool(msg["type"] == "sample" and msg["infer"].get("enumerate") == "parallel")
 
 
-def _quote(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
+    """Names for a message.
+
+    Args:
+        names: Names of sites.
+    """
     return ", ".join(f"'{name}'" for name in sorted(names))

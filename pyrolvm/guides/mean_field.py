@@ -25,7 +25,8 @@ class MeanField(OutsideDataPlate, AutoNormal):
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        ValueError: On the first run, if the model has no latent outside the data plate.
+        ValueError: If ``init_scale`` is not positive; on the first run, if the model has no latent outside the data
+            plate.
 
     References:
         Kucukelbir et al. (2017), Automatic differentiation variational inference, Section 2.4.

@@ -177,8 +177,8 @@ class Objective(pyro.infer.ELBO):
             data set, shape ().
 
         Raises:
-            ValueError: If the pair has problems, or would create parameters; if a log weight is NaN or positive
-                infinity, the site, the datum and the particle being named.
+            ValueError: If the pair has problems, or would create parameters; if the guide puts a continuous latent at a
+                point; if a log weight is NaN or positive infinity, the site, the datum and the particle being named.
         """
         args = as_arguments(args, model, guide)
         with seeded(seed), evaluating(model, guide):

@@ -24,6 +24,7 @@ from pyrolvm.programs.binding import (
     device_of,
     evaluating,
     existing_parameters,
+    is_evaluating,
     on_device,
     parameter_scope,
     registered_parameters,
@@ -31,6 +32,7 @@ from pyrolvm.programs.binding import (
     unshare_parameters,
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
+from pyrolvm.programs.joining import Joining
 from pyrolvm.programs.modules import buffers_of, evaluation_mode, module_of, modules_in_reach
 from pyrolvm.programs.plates import (
     Minibatch,
@@ -65,6 +67,7 @@ __all__ = [
     "BoundProgram",
     "CheckReport",
     "Empty",
+    "Joining",
     "Problem",
     "Program",
     "SharedRows",
@@ -98,6 +101,7 @@ __all__ = [
     "infinite_latents",
     "inspect_pair",
     "is_delta",
+    "is_evaluating",
     "is_filled_in",
     "is_subsample",
     "latents",

@@ -23,6 +23,7 @@ __all__ = [
     "device_of",
     "evaluating",
     "existing_parameters",
+    "is_evaluating",
     "on_device",
     "parameter_scope",
     "registered_parameters",
@@ -173,6 +174,11 @@ def unshare_parameters() -> None:
 
 
 _evaluating: ContextVar[bool] = ContextVar("evaluating", default=False)
+
+
+def is_evaluating() -> bool:
+    """Whether programs are run for what they tell of the data, and not to be fitted or looked at."""
+    return _evaluating.get()
 
 
 def creating_parameter(name: str) -> None:

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -45,8 +46,9 @@ def modules_in_reach(program: Any) -> list[Module]:
     given: list[Any] = []
     inner = _unwrapped(program, given)
     owner = getattr(inner, "__self__", inner)
-    if isinstance(owner, Module):
-        return [owner]
+    if isinstance(owner, Module):  # with functions that it runs, as a joined guide does
+        functions = [value for value in vars(owner).values() if isinstance(value, FunctionType | functools.partial)]
+        return [owner, *(module for function in functions for module in modules_in_reach(function))]
     try:
         names = inspect.getclosurevars(inner)
         given += [*names.nonlocals.values(), *names.globals.values()]

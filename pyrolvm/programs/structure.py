@@ -6,7 +6,7 @@ from typing import Any
 
 from pyrolvm.programs.plates import active_minibatch
 from pyrolvm.programs.problems import Problem, ShapeCheck, auxiliary_problems, coverage_problems, subsampling_problems
-from pyrolvm.programs.runs import Program, apart, is_enumerated, plates_of, run_pair, sample_sites
+from pyrolvm.programs.runs import Program, apart, is_delta, is_enumerated, plates_of, run_pair, sample_sites
 from pyrolvm.programs.ties import Ties
 
 __all__ = ["Structure", "data_plate_of", "inspect_pair", "latents", "signature"]
@@ -28,6 +28,7 @@ class Structure:
         guide_enumerated: Latents that the guide marks for enumeration.
         guide_sequential: Those of them that are marked to be enumerated one value after the other.
         depths: For each latent of the guide, the number of dimensions, from the right, that its plates reach.
+        points: Continuous latents that the guide puts at a point, so that it has no density there, nor weights.
         score_function: Latents whose draws from the guide carry no gradient.
         subsampled: Whether the data plate has fewer rows than its full size.
         model_parameters: Names of the model's parameters in Pyro's store.
@@ -46,6 +47,7 @@ class Structure:
     guide_enumerated: tuple[str, ...]
     guide_sequential: tuple[str, ...]
     depths: Mapping[str, int]
+    points: tuple[str, ...]
     score_function: tuple[str, ...]
     subsampled: bool
     model_parameters: tuple[str, ...]
@@ -76,6 +78,7 @@ def signature(
             site["is_observed"],
             site["infer"].get("enumerate"),
             site["fn"].has_rsample,
+            is_delta(site["fn"]),
             tuple(p for p in plates_of(site) if not p.startswith("_particles")),
         )
         for sites in (model_sites, guide_sites)
@@ -133,6 +136,7 @@ def _inspect(
         guide_enumerated=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") is not None),
         guide_sequential=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") == "sequential"),
         depths={n: max((-f.dim for f in s["cond_indep_stack"] if f.vectorized), default=0) for n, s in drawn.items()},
+        points=again.points() if not problems else (),
         score_function=tuple(n for n, s in drawn.items() if not s["fn"].has_rsample),
         subsampled=any(
             f.name == chosen and (f.full_size or f.size) != f.size for s in sites for f in s["cond_indep_stack"]

@@ -73,6 +73,19 @@ class Ties:
         auxiliary = [n for n, s in drawn.items() if s["infer"].get("is_auxiliary")]
         return tuple(name for name in auxiliary if self._is_free(name, sites))
 
+    def points(self) -> tuple[str, ...]:
+        """Continuous latents at a Delta of the guide that none of its auxiliary draws moves: it has no density there.
+
+        Autoguides put Deltas at functions of an auxiliary draw, whose density counts in their place.
+        """
+        model_sites, guide_sites = sample_sites(self.model_trace), sample_sites(self.guide_trace)
+        shared = {n: s for n, s in guide_sites.items() if n in model_sites and not s["is_observed"]}
+        deltas = [n for n, s in shared.items() if is_delta(s["fn"]) and _has_density(model_sites[n]["fn"])]
+        if not deltas:
+            return ()
+        fixed = self._unchanged(deltas, [n for n, s in shared.items() if not is_delta(s["fn"])])
+        return tuple(name for name in deltas if name in fixed)
+
     def _is_free(self, name: str, sites: Mapping[str, Any]) -> bool:
         _, again = self._run_with([other for other in sites if other != name and not sites[other]["is_observed"]])
         others = [other for other in sites if other != name and other in again.nodes]
@@ -86,6 +99,14 @@ class Ties:
         kept = Trace()
         kept.nodes.update({name: self.guide_trace.nodes[name] for name in names})
         return run_pair(self.model, self.guide, self.args, self.kwargs, kept)
+
+
+def _has_density(fn: Any) -> bool:
+    """Whether a distribution of the model has a density, rather than probabilities of its values."""
+    try:
+        return not (is_delta(fn) or fn.support.is_discrete)
+    except NotImplementedError:  # a support that torch cannot describe
+        return True
 
 
 def _same_density(before: Trace, after: Trace, name: str) -> bool:

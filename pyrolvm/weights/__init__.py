@@ -2,7 +2,7 @@
 
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
-from pyrolvm.weights.invalid import refuse_invalid
+from pyrolvm.weights.invalid import refuse_invalid, refuse_no_number
 from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
 from pyrolvm.weights.marginals import marginals
 from pyrolvm.weights.particles import own_shape
@@ -32,5 +32,6 @@ __all__ = [
     "path_surrogate",
     "present",
     "refuse_invalid",
+    "refuse_no_number",
     "whole_counts",
 ]

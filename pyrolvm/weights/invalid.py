@@ -1,4 +1,4 @@
-"""Log weights that are no numbers: which datum, which particle, which site."""
+"""Log weights that are no numbers, and which datum, particle and site they come from; guides that have none."""
 
 import math
 
@@ -8,10 +8,33 @@ from torch import Tensor
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.parts import Layout, Parts, Term
 
-__all__ = ["refuse_invalid"]
+__all__ = ["refuse_invalid", "refuse_no_number"]
 
 
 def refuse_invalid(draws: Draws, first_datum: int = 0, first_particle: int = 0) -> None:
+    """Refuse log weights that tell nothing of p(x): no numbers, or of a guide that has no density.
+
+    That is one which puts a continuous latent at a point. To fit it is right, and maximizes log p(x, z).
+
+    Args:
+        draws: Draws from a pair.
+        first_datum: Number of the first row, where these are some of the data's rows.
+        first_particle: Number of the first particle, where these are some of the particles.
+
+    Raises:
+        ValueError: If the guide has such a latent, or as :func:`refuse_no_number`.
+    """
+    if draws.structure.points:
+        names = ", ".join(f"'{name}'" for name in draws.structure.points)
+        raise ValueError(
+            f"The guide puts {names} at a point (a Delta), where it has no density, "
+            "so its weights bound and estimate nothing. Use lvm.guides.Laplace or another guide that draws it, or make "
+            "it a parameter of the model with pyro.param."
+        )
+    refuse_no_number(draws, first_datum, first_particle)
+
+
+def refuse_no_number(draws: Draws, first_datum: int = 0, first_particle: int = 0) -> None:
     """Refuse log weights that are NaN or positive infinity; -inf, a weight of zero, is allowed.
 
     Args:

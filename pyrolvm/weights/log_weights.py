@@ -147,8 +147,9 @@ def log_weights(
         The weights and their parts; see :class:`LogWeights` for shapes.
 
     Raises:
-        ValueError: If the pair has problems, would create parameters, or a count is below 1; if a log weight is NaN or
-            positive infinity, the site, the datum and the particle being named.
+        ValueError: If the pair has problems, would create parameters, or a count is below 1; if the guide puts a
+            continuous latent at a point; if a log weight is NaN or positive infinity, the site, the datum and the
+            particle being named.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrolvm.programs import Program, Structure, as_arguments, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
-from pyrolvm.weights.invalid import refuse_invalid
+from pyrolvm.weights.invalid import refuse_no_number
 from pyrolvm.weights.log_weights import check_count, whole_counts
 from pyrolvm.weights.running import draw
 
@@ -29,7 +29,7 @@ def marginals(
 
     The derivative of log p(x) with respect to log p(z = k) is p(z = k | x). Where the guide draws other latents, the
     posteriors given each draw are averaged with self-normalized importance weights, of each datum where latents lie
-    inside the data plate; else the result is exact.
+    inside the data plate; else the result is exact. Latents that the guide puts at a point are taken as given there.
 
     Args:
         model: A Pyro program.
@@ -78,7 +78,7 @@ def marginals(
             'The model enumerates no site. Mark a discrete latent infer={"enumerate": "parallel"} and leave it out of '
             "the guide."
         )
-    refuse_invalid(draws)
+    refuse_no_number(draws)
     joint = draws.log_joint
     total = sum(part.sum() for part in (joint.local, joint.global_) if part is not None)
     assert isinstance(total, Tensor)

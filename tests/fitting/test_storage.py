@@ -9,7 +9,7 @@ import pytest
 import torch
 from fitting.pairs import Encoder, Mixed, X, fit, guide, mean_model, mixture, model, registering
 from pyro.distributions import constraints
-from pyro.infer.autoguide import AutoDelta, AutoGuideList, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoGuideList, AutoMultivariateNormal, AutoNormal
 from torch.distributions import ExpTransform, transform_to
 
 import pyrolvm as lvm
@@ -129,7 +129,7 @@ def schools():
 def in_parts(program):
     parts = AutoGuideList(program)
     parts.append(AutoNormal(pyro.poutine.block(program, expose=["mu", "tau"])))
-    parts.append(AutoDelta(pyro.poutine.block(program, hide=["mu", "tau"])))
+    parts.append(AutoMultivariateNormal(pyro.poutine.block(program, hide=["mu", "tau"])))
     return parts
 
 

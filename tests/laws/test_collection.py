@@ -136,6 +136,12 @@ COLLECTION = {
         )
         for guide in (lvm.guides.MeanField, lvm.guides.FullRank)
     },
+    **{
+        f"eight schools, {guide.__name__}": Entry(
+            partial(schools, lvm.models.eight_schools_noncentered), guide, tuple, Trace_ELBO
+        )
+        for guide in (lvm.guides.LowRank, lvm.guides.Mixture)
+    },
     "VAE, Bernoulli": Entry(vae(64, lvm.likelihoods.Bernoulli()), amortized(64), digits, Trace_ELBO),
     # probabilistic PCA and factor analysis run the latent Gaussian's program
     "latent Gaussian": Entry(
