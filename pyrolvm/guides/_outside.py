@@ -1,15 +1,14 @@
 """What the guides for the latents outside the data plate share: which latents these are."""
 
-import math
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
 from torch.distributions import biject_to
 
+from pyrolvm.guides._checks import check_positive, quoted
 from pyrolvm.programs import Program, block, latents
 
-__all__ = ["OutsideDataPlate", "check_positive", "quoted"]
+__all__ = ["OutsideDataPlate"]
 
 
 class OutsideDataPlate:
@@ -40,24 +39,6 @@ class OutsideDataPlate:
         """Refuse latents inside the data plate where they are in the way."""
 
 
-def check_positive(name: str, value: float) -> float:
-    """Refuse what is not a positive number.
-
-    Args:
-        name: Name of the argument.
-        value: Its value.
-
-    Returns:
-        The value as a float.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
-        raise ValueError(f"'{name}' must be a positive number; got {value!r}.")
-    return float(value)
-
-
 def _refuse_support(guide: str, name: str, fn: Any) -> None:
     """Refuse a latent that is discrete, or whose support is no image of the real numbers."""
     try:
@@ -78,12 +59,3 @@ def _refuse_support(guide: str, name: str, fn: Any) -> None:
 
 def _is_enumerated(msg: Any) -> bool:
     return bool(msg["type"] == "sample" and msg["infer"].get("enumerate") == "parallel")
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Names for a message.
-
-    Args:
-        names: Names of sites.
-    """
-    return ", ".join(f"'{name}'" for name in sorted(names))

@@ -10,9 +10,11 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.nn import PyroParam
 from torch.distributions import constraints
 
+from pyrolvm.guides._checks import check_positive
 from pyrolvm.guides._flows import CouplingFlow
 from pyrolvm.guides._outside import OutsideDataPlate
 from pyrolvm.programs import Program
+from pyrolvm.weights import check_count
 
 __all__ = ["Flow"]
 
@@ -56,23 +58,22 @@ class Flow(OutsideDataPlate, AutoContinuous):
         hidden_features: Sequence[int] = (32, 32),
         num_bins: int = 8,
         init_loc_fn: Callable[..., Any] = init_to_median,
-        init_scale: float = 0.1,
+        init_scale: float = 0.5,
         data_plate: str | None = None,
     ) -> None:
-        for name, value, least in (("num_transforms", num_transforms, 1), ("num_bins", num_bins, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"'{name}' must be an integer of at least {least}; got {value!r}.")
+        check_count("num_transforms", num_transforms)
+        check_count("num_bins", num_bins)
         widths = tuple(hidden_features)
-        if not widths or any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
-            raise ValueError(f"'hidden_features' must be integers of at least 1; got {widths}.")
-        if not init_scale > 0:
-            raise ValueError(f"'init_scale' must be positive; got {init_scale}.")
+        if not widths:
+            raise ValueError("'hidden_features' must have a width for each hidden layer, at least one; got ().")
+        for width in widths:
+            check_count("hidden_features", width)
+        self._init_scale = check_positive("init_scale", init_scale)
         self._options = {
             "num_transforms": num_transforms,
             "hidden_features": widths,
             "num_bins": num_bins,
         }
-        self._init_scale = init_scale
         super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:

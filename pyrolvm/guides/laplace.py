@@ -10,7 +10,8 @@ from pyro.infer.autoguide import init_to_median
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
-from pyrolvm.guides._outside import OutsideDataPlate, quoted
+from pyrolvm.guides._checks import quoted
+from pyrolvm.guides._outside import OutsideDataPlate
 from pyrolvm.programs import Program, chunks, data_plate_of, evaluation_mode, is_evaluating
 from pyrolvm.weights import draw, refuse_no_number
 

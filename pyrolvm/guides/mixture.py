@@ -10,8 +10,9 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.nn import PyroParam
 from torch import Tensor
 
+from pyrolvm.guides._checks import check_positive
 from pyrolvm.guides._normal_mixture import NormalMixture
-from pyrolvm.guides._outside import OutsideDataPlate, check_positive
+from pyrolvm.guides._outside import OutsideDataPlate
 from pyrolvm.programs import Program
 from pyrolvm.weights import check_count
 

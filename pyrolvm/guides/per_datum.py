@@ -6,9 +6,11 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyrolvm.guides._checks import check_positive
 from pyrolvm.guides._families import check_family
 from pyrolvm.guides._local_latents import LocalLatents
 from pyrolvm.programs import Program, active_minibatch
+from pyrolvm.weights import check_count
 
 __all__ = ["PerDatum"]
 
@@ -62,13 +64,10 @@ class PerDatum(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
-        if isinstance(num_data, bool) or not isinstance(num_data, int) or num_data < 1:
-            raise ValueError(f"'num_data' must be the number of rows of the data, at least 1; got {num_data!r}.")
-        if not init_scale > 0:
-            raise ValueError(f"'init_scale' must be positive; got {init_scale}.")
+        check_count("num_data", num_data)
         super().__init__("per_datum")
         self._model = (model,)  # in a tuple, so that it does not become a submodule
-        self._data_plate, self._init_scale = data_plate, init_scale
+        self._data_plate, self._init_scale = data_plate, check_positive("init_scale", init_scale)
         self.num_data, self.family = num_data, family
         self.tables = torch.nn.ParameterList()
         self.latents = LocalLatents("PerDatum", family)
@@ -104,6 +103,6 @@ class PerDatum(PyroModule):
         what = "the data" if batch is None or batch.name != plate.name else "the whole data"
         raise ValueError(
             f"PerDatum has parameters for {self.num_data} rows, and {what} have {plate.size}. Pass "
-            f"num_data={plate.size} for a guide of those; for some rows of the data use lvm.minibatch(num_data, rows); lvm.guides.Amortized "
-            "fits any data."
+            f"num_data={plate.size} for a guide of those; for some rows of the data use "
+            "lvm.minibatch(num_data, rows); lvm.guides.Amortized fits any data."
         )

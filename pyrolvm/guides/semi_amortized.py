@@ -9,10 +9,11 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrolvm.guides._checks import check_positive, quoted
 from pyrolvm.guides._local_latents import LocalLatents
 from pyrolvm.guides.amortized import Amortized
 from pyrolvm.programs import hidden, latents
-from pyrolvm.weights import draw
+from pyrolvm.weights import check_count, draw
 
 __all__ = ["SemiAmortized"]
 
@@ -58,17 +59,11 @@ class SemiAmortized(PyroModule):
     def __init__(self, amortized: Amortized, num_steps: int, *, num_particles: int = 4, step_size: float = 0.1) -> None:
         if not isinstance(amortized, Amortized):
             raise TypeError(f"'amortized' must be a guide of lvm.guides.Amortized; got {type(amortized).__name__}.")
-        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-            raise ValueError(f"'num_steps' must be an integer of at least 1; got {num_steps!r}.")
-        if (
-            isinstance(num_particles, bool)
-            or not isinstance(num_particles, int)
-            or num_particles < 2
-            or num_particles % 2
-        ):
-            raise ValueError(f"'num_particles' must be an even number of at least 2; got {num_particles!r}.")
-        if not step_size > 0:
-            raise ValueError(f"'step_size' must be positive; got {step_size}.")
+        check_count("num_steps", num_steps)
+        check_count("num_particles", num_particles)
+        if num_particles % 2:
+            raise ValueError(f"'num_particles' must be even, since noise comes in pairs; got {num_particles}.")
+        check_positive("step_size", step_size)
         super().__init__("semi_amortized")
         self.amortized = amortized
         self.num_particles = num_particles
@@ -143,10 +138,9 @@ class SemiAmortized(PyroModule):
     def _set_up(self, args: Any, kwargs: Any, like: Tensor) -> None:
         _, outside = latents(self.amortized._model[0], args, kwargs, self.amortized._data_plate)
         if outside:
-            names = ", ".join(f"'{name}'" for name in sorted(outside))
             raise ValueError(
-                f"SemiAmortized improves latents inside the data plate for a model that has no others; {names} lies "
-                "outside of it. Use lvm.guides.Amortized, or make it a parameter."
+                "SemiAmortized improves latents inside the data plate for a model that has no others; "
+                f"{quoted(outside)} lies outside of it. Use lvm.guides.Amortized, or make it a parameter."
             )
         generator = torch.Generator().manual_seed(0)
         for i, block in enumerate(self.amortized.latents.blocks):

@@ -203,8 +203,8 @@ def test_a_row_has_its_own_parameters_in_any_batch():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_minibatches_fit_each_datum(family):
     x = simulated(40)
-    guide = lvm.guides.PerDatum(linear_model, 40, family)
-    found, error, _ = gap(linear_model, guide, x, num_steps=500, rate=0.05, batch_size=10)
+    guide = lvm.guides.PerDatum(linear_model, 40, family, init_scale=0.7)
+    found, error, _ = gap(linear_model, guide, x, num_steps=400, rate=0.02 if family == "flow" else 0.1, batch_size=10)
     assert -4 * error < found < DIAGONAL_GAP + 0.03
 
 
@@ -265,9 +265,9 @@ def test_under_plain_pyro(name):
 
 
 def test_per_datum_refusals():
-    with pytest.raises(ValueError, match="'num_data' must be the number of rows of the data, at least 1; got 0"):
+    with pytest.raises(ValueError, match="'num_data' must be at least 1; got 0"):
         lvm.guides.PerDatum(linear_model, 0)
-    with pytest.raises(ValueError, match="'init_scale' must be positive; got 0"):
+    with pytest.raises(ValueError, match="'init_scale' must be a positive number; got 0"):
         lvm.guides.PerDatum(linear_model, 3, init_scale=0)
     with pytest.raises(ValueError, match="'family' must be one of .*; got 'full-rank'. Did you mean 'full_rank'"):
         lvm.guides.PerDatum(linear_model, 3, "full-rank")
@@ -290,11 +290,11 @@ def test_semi_amortized_refusals():
     amortized = lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4))
     with pytest.raises(TypeError, match="'amortized' must be a guide of lvm.guides.Amortized; got PerDatum"):
         lvm.guides.SemiAmortized(lvm.guides.PerDatum(linear_model, 3), 2)
-    with pytest.raises(ValueError, match="'num_steps' must be an integer of at least 1; got 0"):
+    with pytest.raises(ValueError, match="'num_steps' must be at least 1; got 0"):
         lvm.guides.SemiAmortized(amortized, 0)
-    with pytest.raises(ValueError, match="'num_particles' must be an even number of at least 2; got 3"):
+    with pytest.raises(ValueError, match="'num_particles' must be even, since noise comes in pairs; got 3"):
         lvm.guides.SemiAmortized(amortized, 1, num_particles=3)
-    with pytest.raises(ValueError, match="'step_size' must be positive; got 0"):
+    with pytest.raises(ValueError, match="'step_size' must be a positive number; got 0"):
         lvm.guides.SemiAmortized(amortized, 1, step_size=0)
 
     def nested(x):
