@@ -15,26 +15,30 @@ __all__ = ["DataMatrix", "as_batch", "as_count", "as_data", "as_probabilities", 
 DataMatrix = Float[Tensor, "num_data num_features"] | NDArray[Any]
 
 
-def as_tensor(x: Any) -> Tensor:
+def as_tensor(x: Any, name: str = "x") -> Tensor:
     """A tensor from a tensor or an array, copied only where torch cannot share its memory.
 
     Args:
         x: A tensor, or anything that numpy makes a numeric array of.
+        name: The argument's name.
 
     Raises:
         TypeError: If it does not hold real numbers.
     """
     if isinstance(x, Tensor):
         if x.is_complex():
-            raise TypeError(f"'x' must hold real numbers; got {x.dtype}. Pass x.real, or real and imaginary parts.")
+            remedy = f"Pass {name}.real, or real and imaginary parts."
+            raise TypeError(f"'{name}' must hold real numbers; got {x.dtype}. {remedy}")
         return x
     try:
         array = np.asarray(x)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"'x' must be a tensor or an array of numbers; got {type(x).__name__} ({error}).") from error
+        what = f"{type(x).__name__} ({error})"
+        raise TypeError(f"'{name}' must be a tensor or an array of numbers; got {what}.") from error
     if array.dtype.kind not in "fiub":
         what = f"{type(x).__name__} with dtype {array.dtype}"
-        raise TypeError(f"'x' must be a tensor or an array of numbers; got {what}. Leave out columns that are not.")
+        remedy = "Leave out columns that are not."
+        raise TypeError(f"'{name}' must be a tensor or an array of numbers; got {what}. {remedy}")
     shareable = array.dtype.kind == "f" and array.dtype.itemsize <= 8
     dtype = array.dtype.newbyteorder("=") if shareable else np.dtype(np.float64)
     return torch.from_numpy(np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED", "WRITEABLE"]))
