@@ -1,7 +1,7 @@
 """Reference posteriors of the Bayesian models, by NUTS in NumPyro: writes `pyrolvm/datasets/data/posteriors`.
 
-    .venv/bin/python -m benchmarks.reference_posteriors               # all: about ten minutes on one core
-    .venv/bin/python -m benchmarks.reference_posteriors garch         # some
+`.venv/bin/python -m benchmarks.reference_posteriors` runs all of them, in about ten minutes on a core of its own;
+`... garch item_response` some. NumPyro is installed in an environment of its own on first use.
 """
 
 import argparse
@@ -26,7 +26,9 @@ _INTERNAL = {"item_response": ("theta_raw", "a_raw", "b_raw")}
 
 def _names() -> list[str]:
     """One entry for both forms of eight schools, which have the same posterior."""
-    return sorted({name.replace("_noncentered", "").replace("_centered", "") for name in lvm.datasets.reference_names()})
+    return sorted(
+        {name.replace("_noncentered", "").replace("_centered", "") for name in lvm.datasets.reference_names()}
+    )
 
 
 def _run(name: str, seed: int) -> tuple[dict[str, Any], str]:

@@ -1,85 +1,22 @@
 """The models and guides that have names on the command line. To add one, add an entry to a table below."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyrolvm.cli.entries import Guide, Model, Settings, Training
 from pyrolvm.cli.errors import note
 from pyrolvm.cli.options import ModelOptions
 from pyrolvm.cli.parsing import choose, numbers
+from pyrolvm.cli.posteriors import POSTERIORS, plain
 from pyrolvm.cli.programs import is_spec
 
 if TYPE_CHECKING:
     from pyrolvm.datasets import Dataset
 
 __all__ = ["GUIDES", "MODELS", "Guide", "Model", "Training", "guide_name", "guide_of", "model_of", "settings_of"]
-
-Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Training:
-    """Defaults of a fit.
-
-    Args:
-        num_steps: Number of steps; None where epochs are counted.
-        num_epochs: Passes over the data; None where steps are counted.
-        batch_size: Rows of a minibatch; None for all rows.
-        learning_rate: RATE or FIRST:LAST.
-    """
-
-    num_steps: int | None = None
-    num_epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: str = "0.01"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model with a name.
-
-    Args:
-        name: What users type.
-        summary: What it is, in a few words.
-        make: Builds it from the data (None where it takes none) and its settings; draws from torch's generator.
-        settings: The fields of ModelOptions that apply, with their defaults.
-        guide: The guide of a single fit.
-        guides: The guides of a comparison.
-        dataset: The one data set that it is about; None where DATA is to be given.
-        threshold: What to binarize data at where the user asks for nothing, None for not at all; or a refusal.
-        reference: The true log p(x), nats, where it is known.
-        training: Defaults of a fit.
-    """
-
-    name: str
-    summary: str
-    make: Callable[["Dataset | None", Settings], Any]
-    settings: Settings = field(default_factory=dict)
-    guide: str | None = None
-    guides: tuple[str, ...] = ()
-    dataset: str | None = None
-    threshold: Callable[["Dataset", Settings], float | None] = lambda dataset, settings: None
-    reference: float | None = None
-    training: Training = Training(num_steps=2000)
-
-
-@dataclass(frozen=True)
-class Guide:
-    """A guide with a name.
-
-    Args:
-        name: What users type.
-        summary: What it is, in a few words.
-        make: Builds it for a model, from the data and the settings of the model.
-        needs_rows: Whether it looks at the data, a row at a time.
-    """
-
-    name: str
-    summary: str
-    make: Callable[[Any, "Dataset | None", Settings], Any]
-    needs_rows: bool = False
 
 
 def _gaussian_mixture(data: Any, settings: Settings) -> Any:
@@ -112,15 +49,6 @@ def _threshold_of_vae(data: "Dataset", settings: Settings) -> float | None:
         f"the Bernoulli likelihood of the VAE needs zeros and ones; '{data.name}' has values from {low:g} to {high:g}. "
         "Pass --binarize THRESHOLD, or --likelihood gaussian (with --standardize where units differ)."
     )
-
-
-def _eight_schools(name: str) -> Callable[[Any, Settings], Any]:
-    def make(data: Any, settings: Settings) -> Any:
-        from pyrolvm import models
-
-        return getattr(models, name)
-
-    return make
 
 
 def _amortized(model: Any, data: Any, settings: Settings) -> Any:
@@ -176,21 +104,22 @@ MODELS: dict[str, Model] = {
         Model(
             "eight_schools",
             "eight schools (Rubin 1981); the same as eight_schools_noncentered",
-            _eight_schools("eight_schools_noncentered"),
+            plain("eight_schools_noncentered"),
             **_SCHOOLS,
         ),
         Model(
             "eight_schools_noncentered",
             "effects as mean + spread * standardized effect: no funnel in the prior",
-            _eight_schools("eight_schools_noncentered"),
+            plain("eight_schools_noncentered"),
             **_SCHOOLS,
         ),
         Model(
             "eight_schools_centered",
             "effects drawn around their mean: a funnel, which Gaussian guides fit badly",
-            _eight_schools("eight_schools_centered"),
+            plain("eight_schools_centered"),
             **_SCHOOLS,
         ),
+        *POSTERIORS,
     )
 }
 

@@ -149,7 +149,7 @@ def task_of(
             preparation = Preparation(threshold=model.threshold(dataset, settings))
     dataset = preparation.apply(dataset)
     if file is None:
-        values = tuple(dataset.x.T.copy()) if model.dataset else dataset.x
+        values = model.arguments(dataset) if model.dataset else dataset.x
     else:
         values = arguments(_first(model, settings), model.name, dataset)
     return Task(model, settings, dataset, preparation, values, file)

@@ -127,7 +127,7 @@ def item_answers() -> Dataset:
     Example:
         >>> from pyrolvm.datasets import item_answers
         >>> int(item_answers().x.sum())
-        1306
+        1268
 
     References:
         Magnusson et al. (2025), posteriordb: irt_2pl.

@@ -46,7 +46,7 @@ class ReferencePosterior:
 
     Example:
         >>> from pyrolvm.datasets import reference_posterior
-        >>> reference_posterior("garch").mean["mu"].round(2)
+        >>> float(reference_posterior("garch").mean["mu"].round(2))
         5.05
     """
 

@@ -1,6 +1,6 @@
 """Series whose values are normal given the earlier ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -50,7 +50,7 @@ class OneStepAhead(dist.TorchDistribution):
         return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape))
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw a series, one value after the other.
 
         Args:

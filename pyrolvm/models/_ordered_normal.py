@@ -1,5 +1,7 @@
 """Two normals given that they are in ascending order."""
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
@@ -56,7 +58,7 @@ class OrderedNormal(dist.TorchDistribution):
         return self._normal.log_prob(value).sum(-1) - self._log_mass
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw vectors in order.
 
         Args:

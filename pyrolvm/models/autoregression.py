@@ -41,9 +41,8 @@ def autoregression(
         Magnusson et al. 2025, posteriordb: arK.
 
     Example:
-        >>> from pyrolvm.datasets import ar_series
-        >>> autoregression(torch.tensor(ar_series().x[:, 0])).shape
-        torch.Size([200])
+        >>> autoregression(num_lags=2, size=7).shape
+        torch.Size([7])
     """
     lags = as_count(num_lags, "num_lags")
     series = torch.zeros(as_count(size or 1, "size")) if y is None else as_outcomes(y)

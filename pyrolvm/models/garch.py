@@ -41,9 +41,8 @@ def garch(
         Bollerslev 1986, eq. 1-3; Magnusson et al. 2025, posteriordb: garch11.
 
     Example:
-        >>> from pyrolvm.datasets import garch_series
-        >>> garch(torch.tensor(garch_series().x[:, 0])).shape
-        torch.Size([200])
+        >>> garch(size=7).shape
+        torch.Size([7])
     """
     start = as_positive(sigma1, "sigma1")
     data = None if y is None else as_outcomes(y)
