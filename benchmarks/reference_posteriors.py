@@ -20,7 +20,8 @@ from benchmarks.environments import STORE, python_of, variables
 __all__ = ["main"]
 
 FOLDER = Path(lvm.datasets.__file__).parent / "data" / "posteriors"
-_CHAINS, _WARMUP, _DRAWS, _ACCEPTANCE = 4, 2000, 10_000, 0.9
+_SETTINGS = {"chains": 4, "warmup": 2000, "draws": 10_000, "acceptance": 0.9}
+_OTHER_SETTINGS = {"item_response": {"warmup": 1000, "draws": 3000}}
 _INTERNAL = {"item_response": ("theta_raw", "a_raw", "b_raw")}
 
 
@@ -35,18 +36,19 @@ def _run(name: str, seed: int) -> tuple[dict[str, Any], str]:
     """Draws by site, chains first, and how they were made."""
     reference = name if name in lvm.datasets.reference_names() else f"{name}_noncentered"
     script = Path(__file__).with_name("numpyro_posteriors.py")
+    options = _SETTINGS | _OTHER_SETTINGS.get(name, {}) | {"seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         data, output = Path(folder) / "data.npz", Path(folder) / "draws.npz"
         np.savez(data, *lvm.datasets.references.arguments_of(reference))
-        options = {"chains": _CHAINS, "warmup": _WARMUP, "draws": _DRAWS, "acceptance": _ACCEPTANCE, "seed": seed}
         flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
         command = [str(python_of("numpyro")), str(script), name, str(data), str(output), *flags]
         subprocess.run(command, check=True, env=variables(STORE / "cache", 1, True))
         with np.load(output) as file:
             draws = {key: file[key] for key in file.files if key not in _INTERNAL.get(name, ())}
     return draws, (
-        f"NUTS in NumPyro {draws.pop('version')}: {_CHAINS} chains of {_DRAWS} draws after {_WARMUP} of warm-up, "
-        f"target acceptance {_ACCEPTANCE}, seed {seed}; {draws.pop('divergences')} divergences"
+        f"NUTS in NumPyro {draws.pop('version')}: {options['chains']} chains of {options['draws']} draws after "
+        f"{options['warmup']} of warm-up, target acceptance {options['acceptance']}, seed {seed}; "
+        f"{draws.pop('divergences')} divergences"
     )
 
 

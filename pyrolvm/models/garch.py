@@ -22,7 +22,7 @@ def garch(
 
     Uniform over alpha1, beta1 >= 0 with alpha1 + beta1 <= 1: alpha1 ~ Beta(1, 2), and beta1 is the share ~ U(0, 1) of
     1 - alpha1. posteriordb's garch11 has flat priors on mu and alpha0, which no program can draw from; here
-    mu ~ N(0, 100^2) and alpha0 ~ HalfNormal(100), which shifts its posterior by less than a hundredth of the error of
+    mu ~ N(0, 30^2) and alpha0 ~ HalfNormal(30), which shifts its posterior by less than a tenth of the error of
     its reference. The posterior is curved, and cut off at the edge of the triangle. Weights are joint.
 
     Args:
@@ -47,7 +47,7 @@ def garch(
     start = as_positive(sigma1, "sigma1")
     data = None if y is None else as_outcomes(y)
     like = torch.empty(0) if data is None else data
-    zero, one, two, wide = scalars(like, 0.0, 1.0, 2.0, 100.0)
+    zero, one, two, wide = scalars(like, 0.0, 1.0, 2.0, 30.0)
     mu = pyro.sample("mu", dist.Normal(zero, wide))
     alpha0 = pyro.sample("alpha0", dist.HalfNormal(wide))
     alpha1 = pyro.sample("alpha1", dist.Beta(one, two))

@@ -46,7 +46,7 @@ def autoregression_by_hand(y, alpha, beta, sigma):
 
 def garch_by_hand(y, mu, alpha0, alpha1, share):
     """The prior of (alpha1, beta1) is flat on a triangle of area 1/2; beta1 = (1 - alpha1) share."""
-    total = stats.norm(0, 100).logpdf(mu) + stats.halfnorm(scale=100).logpdf(alpha0) + math.log(2 * (1 - alpha1))
+    total = stats.norm(0, 30).logpdf(mu) + stats.halfnorm(scale=30).logpdf(alpha0) + math.log(2 * (1 - alpha1))
     variance = 0.5**2
     for t, value in enumerate(y):
         if t > 0:
