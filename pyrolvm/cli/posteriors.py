@@ -59,7 +59,7 @@ POSTERIORS = (
         plain("garch"),
         **_TWO_GUIDES,
         dataset="garch_series",
-        training=Training(num_steps=4000, learning_rate="0.1:0.0005"),
+        training=Training(num_steps=4000, learning_rate="0.05:0.0005"),
     ),
     Model(
         "gp_poisson_regression",

@@ -5,6 +5,7 @@ from itertools import chain
 import pyro
 import torch
 from pyro import poutine
+from torch.distributions import biject_to
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_value
 
@@ -51,10 +52,33 @@ class Weighted:
         return variance.sqrt(), error / (2 * variance.sqrt())
 
 
-def posterior(model, args, start, num_particles=4000, widen=1.2):
-    """Importance sampling from a widened Laplace approximation; the log evidence comes along."""
+def posterior(model, args, start, num_particles=4000, widen=1.2, rounds=0):
+    """Importance sampling from a widened Laplace approximation; the log evidence comes along.
+
+    Where the posterior is far from normal at its mode, the normal is moved to the moments of its weighted draws, some
+    rounds, with weights tempered so that a tenth of the draws count.
+    """
+    pyro.clear_param_store()
     names = [*chain(*latents(model, args, {}, None))]
     values = {site: torch.as_tensor(start[site]) for site in names}
+    normal = laplace(model, args, values)
+    for _ in range(rounds):
+        normal.scale = widen * normal.scale.detach()
+        drawn, log_weights = weigh(model, normal, args, num_particles)
+        coordinates = unconstrained(normal, drawn)
+        powers = (log_weights * 0.8**power for power in range(100))
+        weights = next(w for w in (p.softmax(0) for p in powers) if 1 / w.square().sum() > num_particles / 10)
+        mean, root = weights @ coordinates, torch.linalg.cholesky(coordinates.T.cov(aweights=weights))
+        normal.loc.data, normal.scale = mean, root.diagonal()
+        normal.scale_tril = root / root.diagonal()[:, None]
+    normal.scale = widen * normal.scale.detach()
+    drawn, log_weights = weigh(model, normal, args, num_particles)
+    evidence = lvm.evidence.evidence_of_weights(log_weights, "importance")
+    return Weighted(log_weights.softmax(0), {name: drawn[name] for name in names}), evidence
+
+
+def laplace(model, args, values):
+    """Pyro's Laplace approximation from these values on."""
     guide = AutoLaplaceApproximation(model, init_loc_fn=init_to_value(values=values))
     guide(*args)
     optimizer = torch.optim.LBFGS(guide.parameters(), max_iter=60, line_search_fn="strong_wolfe")
@@ -66,10 +90,17 @@ def posterior(model, args, start, num_particles=4000, widen=1.2):
         return loss
 
     optimizer.step(closure)
-    normal = guide.laplace_approximation(*args)
-    normal.scale = widen * normal.scale.detach()
-    drawn = lvm.log_weights(model, normal, *args, num_particles=num_particles, seed=0)
+    return guide.laplace_approximation(*args)
+
+
+def unconstrained(guide, drawn):
+    """Draws in the coordinates in which the guide is normal, shape (K, D)."""
+    nodes = guide.prototype_trace.nodes
+    values = (biject_to(nodes[name]["fn"].support).inv(drawn[name]) for name in guide._unconstrained_shapes)
+    return torch.cat([value.reshape(len(value), -1) for value in values], 1)
+
+
+def weigh(model, guide, args, num_particles):
+    drawn = lvm.log_weights(model, guide, *args, num_particles=num_particles, seed=0)
     log_weights = drawn.global_ + (0 if drawn.local is None else drawn.local.sum(-1))
-    evidence = lvm.evidence.evidence_of_weights(log_weights.detach(), "importance")
-    draws = {name: value.detach() for name, value in drawn.latents.items() if name in names}
-    return Weighted(log_weights.detach().softmax(0), draws), evidence
+    return {name: value.detach() for name, value in drawn.latents.items()}, log_weights.detach()
