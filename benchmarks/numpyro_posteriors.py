@@ -128,7 +128,9 @@ def main() -> None:
     chains = {"num_chains": options.chains, "chain_method": "sequential", "progress_bar": False}
     sampler = MCMC(kernel, num_warmup=options.warmup, num_samples=options.draws, **chains)
     sampler.run(jax.random.key(options.seed), *arguments)
-    draws = {site: np.asarray(value) for site, value in sampler.get_samples(group_by_chain=True).items()}
+    draws: dict[str, Any] = {
+        site: np.asarray(value) for site, value in sampler.get_samples(group_by_chain=True).items()
+    }
     divergences = int(sampler.get_extra_fields()["diverging"].sum())
     np.savez(options.output, divergences=divergences, version=numpyro.__version__, **draws)
 

@@ -5,9 +5,9 @@ from itertools import chain
 import pyro
 import torch
 from pyro import poutine
-from torch.distributions import biject_to
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoLaplaceApproximation, init_to_value
+from torch.distributions import biject_to
 
 import pyrolvm as lvm
 from pyrolvm.programs import latents
