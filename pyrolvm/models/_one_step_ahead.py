@@ -1,6 +1,7 @@
 """Series whose values are normal given the earlier ones."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -27,14 +28,14 @@ class OneStepAhead(dist.TorchDistribution):
         self._moments, self._like = moments, like
         super().__init__(like.shape, torch.Size([length]), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "OneStepAhead":
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None) -> "OneStepAhead":
         """The same parameters in a larger batch.
 
         Args:
             batch_shape: Its shape.
             _instance: Not used.
         """
-        return OneStepAhead(self._moments, self.event_shape[0], self._like.expand(batch_shape))
+        return OneStepAhead(self._moments, self.event_shape[0], self._like.expand(torch.Size(batch_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of a series, nats.

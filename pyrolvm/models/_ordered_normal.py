@@ -1,6 +1,7 @@
 """Two normals given that they are in ascending order."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -35,7 +36,7 @@ class OrderedNormal(dist.TorchDistribution):
         """Vectors in ascending order."""
         return constraints.positive_ordered_vector if self._positive else constraints.ordered_vector
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "OrderedNormal":
+    def expand(self, batch_shape: torch.Size | list[int] | tuple[int, ...], _instance: Any = None) -> "OrderedNormal":
         """The same parameters in a larger batch.
 
         Args:

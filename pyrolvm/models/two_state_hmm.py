@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
 from pyrolvm.models._ordered_normal import OrderedNormal
-from pyrolvm.models._outcomes import as_outcomes, scalars
+from pyrolvm.models._outcomes import as_outcomes
 
 __all__ = ["two_state_hmm"]
 
@@ -53,5 +53,5 @@ def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int | None = 
     # Pyro's chain moves before its first value, too: from there either state is as likely
     first = torch.full_like(rows, -math.log(2)).unsqueeze(-3)
     steps = torch.cat([first, rows.unsqueeze(-3).expand(*rows.shape[:-2], length - 1, 2, 2)], -3)
-    emission = dist.Normal(mu.unsqueeze(-2), *scalars(like, 1.0))
+    emission = dist.Normal(mu.unsqueeze(-2), like.new_ones(()))
     return pyro.sample("y", dist.DiscreteHMM(like.new_zeros(2), steps, emission, duration=length), obs=data)

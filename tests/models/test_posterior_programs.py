@@ -74,7 +74,7 @@ def test_steps_can_be_recorded(name, interpreted):
     for compiled in (True, False):
         pyro.clear_param_store()
         guide = lvm.guides.MeanField(model)
-        options = {"num_steps": 6, "seed": 0, "progress": False, "compile": compiled}
+        options = {"num_steps": 3, "seed": 0, "progress": False, "compile": compiled}
         result = lvm.fit(model, guide, args, learning_rate=1e-3, **options)
         losses.append(result.losses)
         assert result.execution.startswith("compiled" if compiled else "eager"), result.execution
