@@ -21,7 +21,10 @@ __all__ = ["main"]
 
 FOLDER = Path(lvm.datasets.__file__).parent / "data" / "posteriors"
 _SETTINGS = {"chains": 4, "warmup": 2000, "draws": 10_000, "acceptance": 0.9}
-_OTHER_SETTINGS = {"item_response": {"warmup": 1000, "draws": 3000}}
+_OTHER_SETTINGS = {
+    "gp_poisson_regression": {"acceptance": 0.98, "draws": 5000},
+    "item_response": {"warmup": 1000, "draws": 3000},
+}
 _INTERNAL = {"item_response": ("theta_raw", "a_raw", "b_raw")}
 
 

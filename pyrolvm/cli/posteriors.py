@@ -86,7 +86,7 @@ POSTERIORS = (
         dataset="correlated_regression",
         arguments=_outcome_and_table,
         reference=-194.96759,  # by quadrature
-        training=Training(num_steps=6000, learning_rate="0.05:0.00005"),
+        training=Training(num_steps=60_000, learning_rate="0.01:0.00001"),  # coefficients are known to 0.001
     ),
     Model(
         "logistic_regression",
