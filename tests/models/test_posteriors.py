@@ -9,7 +9,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from models.posteriors import NAMES, Weighted, log_joint, posterior, setting, trace, weigh
-from pyro.infer import MCMC, NUTS
 from scipy import stats
 from scipy.integrate import quad
 from scipy.special import expit, logsumexp
@@ -208,16 +207,3 @@ def test_evidence_of_regressions_is_that_of_quadrature():
     assert truth == pytest.approx(58.58, abs=0.01)
     _, found = posterior(autoregression, (series,), reference.mean)
     assert abs(found.log_evidence.item() - truth) < 4 * found.standard_error.item() < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["item_response", "gp_poisson_regression"])
-def test_posterior_by_nuts(name):
-    """Pyro's NUTS on the Pyro program, where latents are many or their posterior is curved."""
-    model, args, reference = setting(name)
-    sampler = MCMC(NUTS(model), num_samples=600, warmup_steps=400, disable_progbar=True)
-    sampler.run(*args)
-    for site, draws in sampler.get_samples().items():
-        ess = pyro.ops.stats.effective_sample_size(draws[None], chain_dim=0, sample_dim=1).clamp(10, 600)
-        error = (torch.tensor(reference.sd[site]) ** 2 / ess + torch.tensor(reference.mcse_mean[site]) ** 2).sqrt()
-        assert ((draws.mean(0) - torch.tensor(reference.mean[site])).abs() < 5 * error).all(), site
