@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyrolvm.cli.entries import Guide, Model, Settings, Training
 from pyrolvm.cli.options import ModelOptions
 from pyrolvm.cli.parsing import choose, numbers
+from pyrolvm.cli.posteriors import POSTERIORS, plain
 from pyrolvm.cli.programs import is_spec
 from pyrolvm.cli.shallow import SHALLOW, threshold_of_bits
 
@@ -32,15 +33,6 @@ def _threshold_of_vae(data: "Dataset", settings: Settings) -> float | None:
         return None
     otherwise = "or --likelihood gaussian (with --standardize where units differ)"
     return threshold_of_bits(data, "the Bernoulli likelihood of the VAE", otherwise)
-
-
-def _eight_schools(name: str) -> Callable[[Any, Settings], Any]:
-    def make(data: Any, settings: Settings) -> Any:
-        from pyrolvm import models
-
-        return getattr(models, name)
-
-    return make
 
 
 def _amortized(model: Any, data: Any, settings: Settings) -> Any:
@@ -88,21 +80,22 @@ MODELS: dict[str, Model] = {
         Model(
             "eight_schools",
             "eight schools (Rubin 1981); the same as eight_schools_noncentered",
-            _eight_schools("eight_schools_noncentered"),
+            plain("eight_schools_noncentered"),
             **_SCHOOLS,
         ),
         Model(
             "eight_schools_noncentered",
             "effects as mean + spread * standardized effect: no funnel in the prior",
-            _eight_schools("eight_schools_noncentered"),
+            plain("eight_schools_noncentered"),
             **_SCHOOLS,
         ),
         Model(
             "eight_schools_centered",
             "effects drawn around their mean: a funnel, which Gaussian guides fit badly",
-            _eight_schools("eight_schools_centered"),
+            plain("eight_schools_centered"),
             **_SCHOOLS,
         ),
+        *POSTERIORS,
     )
 }
 
@@ -114,6 +107,7 @@ GUIDES: dict[str, Guide] = {
         Guide("low_rank", "a normal of low rank, for latents outside the data plate", _outside("LowRank")),
         Guide("full_rank", "one multivariate normal, for latents outside the data plate", _outside("FullRank")),
         Guide("mixture", "two normals, for latents outside the data plate", _outside("Mixture")),
+        Guide("flow", "a normalizing flow, for latents outside the data plate", _outside("Flow")),
         Guide("laplace", "a normal at the mode, for latents outside the data plate", _outside("Laplace")),
         Guide("amortized", "normals whose parameters a network computes from each row", _amortized, needs_rows=True),
     )

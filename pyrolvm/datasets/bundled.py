@@ -11,8 +11,12 @@ import numpy as np
 
 from pyrolvm.datasets.dataset import Dataset
 
-__all__ = ["digits", "iris", "mnist_5k", "wine"]
+__all__ = ["breast_cancer", "digits", "iris", "mnist_5k", "wine"]
 
+BREAST_CANCER_SOURCE = (
+    "Street, Wolberg & Mangasarian (1993), Nuclear feature extraction for breast tumor diagnosis, SPIE 1905, 861-870; "
+    "UCI"
+)
 DIGITS_SOURCE = "Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI (the test part)"
 IRIS_SOURCE = "Fisher (1936), The use of multiple measurements in taxonomic problems, Annals of Eugenics 7, 179-188"
 WINE_SOURCE = (
@@ -34,6 +38,26 @@ def _from_sklearn(bunch: Any, name: str, source: str) -> Dataset:
         source=source,
         name=name,
     )
+
+
+def breast_cancer() -> Dataset:
+    """Measures of cell nuclei in 569 breast tumors, malignant or benign: two classes that a line nearly separates.
+
+    Returns:
+        `.x` of shape (569, 30): ten measures, each as mean, standard error and worst; `.labels` of shape (569,), 0
+        malignant and 1 benign.
+
+    Example:
+        >>> from pyrolvm.datasets import breast_cancer
+        >>> breast_cancer().columns[:3]
+        ('mean radius', 'mean texture', 'mean perimeter')
+
+    References:
+        Street, Wolberg & Mangasarian (1993), SPIE 1905, 861-870; shipped with scikit-learn.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    return _from_sklearn(load_breast_cancer(), "breast_cancer", BREAST_CANCER_SOURCE)
 
 
 def digits() -> Dataset:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyrolvm.datasets.dataset import Dataset
 
-__all__ = ["eight_schools", "faithful", "galaxies"]
+__all__ = ["eight_schools", "faithful", "galaxies", "read_shipped"]
 
 FAITHFUL_SOURCE = (
     "Azzalini & Bowman (1990), A look at some data on the Old Faithful geyser, Applied Statistics 39, 357-365"
@@ -22,8 +22,16 @@ EIGHT_SCHOOLS_SOURCE = (
 )
 
 
-def _shipped(name: str, source: str) -> Dataset:
-    """Read `data/<name>.csv`, one header line and then numbers."""
+def read_shipped(name: str, source: str) -> Dataset:
+    """Read `data/<name>.csv`, one header line and then numbers.
+
+    Args:
+        name: Of the file and of the data set.
+        source: Where the numbers come from, in one line.
+
+    Returns:
+        The numbers as `.x`.
+    """
     lines = files("pyrolvm.datasets").joinpath("data", f"{name}.csv").read_text(encoding="utf-8").splitlines()
     x = np.loadtxt(lines[1:], delimiter=",", dtype=np.float64, ndmin=2)
     return Dataset(x=x, columns=tuple(lines[0].split(",")), source=source, name=name)
@@ -45,7 +53,7 @@ def faithful() -> Dataset:
     References:
         Azzalini & Bowman (1990), Applied Statistics 39, 357-365; the 272 rows are those of R's `faithful`.
     """
-    return _shipped("faithful", FAITHFUL_SOURCE)
+    return read_shipped("faithful", FAITHFUL_SOURCE)
 
 
 def galaxies() -> Dataset:
@@ -65,7 +73,7 @@ def galaxies() -> Dataset:
     References:
         Roeder (1990), JASA 85, 617-624. Postman, Huchra & Geller (1986), Astronomical Journal 92, 1238-1247.
     """
-    return _shipped("galaxies", GALAXIES_SOURCE)
+    return read_shipped("galaxies", GALAXIES_SOURCE)
 
 
 def eight_schools() -> Dataset:

@@ -88,6 +88,11 @@ NUMPY = {
 }
 
 
+def name_of(value):
+    """The same in every process, for the test's name: an address is not."""
+    return getattr(value, "__name__", str(value))
+
+
 def density_of(model):
     """p(x, z) of the notes' formula in numpy."""
     A, c, B, d = (value.detach().numpy() for value in (model.A, model.c, model.B, model.d))
@@ -100,7 +105,7 @@ def density_of(model):
     return density
 
 
-@pytest.mark.parametrize("activation", NUMPY, ids=str)
+@pytest.mark.parametrize("activation", NUMPY, ids=name_of)
 def test_quadrature_agrees_with_scipys(activation):
     """Adaptive quadrature over one latent, for real rows and simulated ones."""
     model = drawn(1, 2, activation)
@@ -145,7 +150,7 @@ def test_quadrature_over_two_latents_behind_kinks():
     torch.testing.assert_close(lvm.evidence.exact(model, x).log_evidence, truth, rtol=0.0, atol=2e-5)
 
 
-@pytest.mark.parametrize(("num_latents", "activation"), [(1, "softplus"), (2, torch.sin)], ids=str)
+@pytest.mark.parametrize(("num_latents", "activation"), [(1, "softplus"), (2, torch.sin)], ids=name_of)
 def test_evidence_of_a_fit_to_old_faithful(num_latents, activation):
     """Importance sampling and annealing against quadrature, and quadrature against Gauss-Hermite nodes."""
     x, model = plane(12), drawn(num_latents, 2, activation)
@@ -185,7 +190,7 @@ def test_what_was_simulated_is_recovered():
     torch.testing.assert_close(sign * model.B.detach(), truth.B.detach(), rtol=0.0, atol=0.2)
 
 
-@pytest.mark.parametrize("activation", ["identity", "relu", "sigmoid", "softplus", "tanh", torch.sin])
+@pytest.mark.parametrize("activation", ["identity", "relu", "sigmoid", "softplus", "tanh", torch.sin], ids=name_of)
 def test_any_activation(activation):
     model = LatentGaussian(2, 3, activation)
     x, z = model.sample(4, seed=0)
@@ -227,7 +232,7 @@ def test_more_latents_than_features():
     assert model(size=4).shape == (4, 2)
 
 
-@pytest.mark.parametrize("activation", ["identity", "tanh", torch.sin, torch.nn.PReLU], ids=str)
+@pytest.mark.parametrize("activation", ["identity", "tanh", torch.sin, torch.nn.PReLU], ids=name_of)
 def test_it_can_be_pickled_and_converted(activation):
     is_module = isinstance(activation, type)
     model, z = drawn(1, 2, activation() if is_module else activation), torch.randn(3, 1)
