@@ -115,7 +115,7 @@ class Emission(ABC):
         Raises:
             ValueError: If there are fewer distinct steps than states.
         """
-        labels, centers = k_means(x, num_states, seeds, name="states")
+        labels, centers = k_means(x, num_states, seeds, name="states", rows_are="steps")
         members = (labels.unsqueeze(-2) == torch.arange(num_states, device=x.device).unsqueeze(-1)).double()
         soft = (1 - self.softness) * members + self.softness / num_states
         scales = self.unit(centers)

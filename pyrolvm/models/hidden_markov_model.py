@@ -1,6 +1,5 @@
 """Hidden Markov models, with the state at each step enumerated."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from pyrolvm.models._hidden_markov_statistics import (
     observed_only,
     start,
 )
-from pyrolvm.models._inputs import as_count, check_choice
+from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
 from pyrolvm.models._sequences import Lengths, Sequences, Steps, as_sequence_batch, as_sequences, steps_of
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
@@ -405,7 +404,5 @@ def _emission_of(emission: Any, covariance: Any, regularization: Any) -> Emissio
                 raise ValueError(f"'{name}' is an option of Gaussian emissions; got {value!r} with {emission!r}.")
         return FAMILIES[emission]
     check_choice("full" if covariance is None else covariance, KINDS, "covariance")
-    amount = 1e-6 if regularization is None else regularization
-    if not 0 <= amount < math.inf:
-        raise ValueError(f"'regularization' must be a number of at least 0; got {amount}.")
-    return Gaussian(KINDS["full" if covariance is None else covariance], float(amount))
+    amount = 1e-6 if regularization is None else as_nonnegative(regularization, "regularization")
+    return Gaussian(KINDS["full" if covariance is None else covariance], amount)

@@ -1,6 +1,5 @@
 """Mixtures of factor analyzers, with the component of each datum enumerated and its factors integrated out."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyrolvm.models._inputs import DataMatrix, as_count
+from pyrolvm.models._inputs import DataMatrix, as_count, as_nonnegative
 from pyrolvm.models._k_means import k_means
 from pyrolvm.models._linear_steps import (
     LinearStatistics,
@@ -91,9 +90,7 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         super().__init__("mixture_of_factor_analyzers")
         self.num_components = as_count(num_components, "num_components")
         self.num_latents, self.num_features = as_sizes(num_latents, num_features)
-        if not 0 <= regularization < math.inf:
-            raise ValueError(f"'regularization' must be a number of at least 0; got {regularization}.")
-        self.regularization = float(regularization)
+        self.regularization = as_nonnegative(regularization, "regularization")
         shape = self.num_components, self.num_features
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))
         self.locs = torch.nn.Parameter(torch.randn(shape))

@@ -108,7 +108,9 @@ def test_it_is_a_gaussian_mixture():
     assert other.num_parameters == 2 + 3 * (5 + 15)
 
 
-@pytest.mark.parametrize(("num_components", "num_latents", "num_features"), [(2, 1, 2), (2, 2, 3), (3, 2, 3), (4, 3, 4)])
+@pytest.mark.parametrize(
+    ("num_components", "num_latents", "num_features"), [(2, 1, 2), (2, 2, 3), (3, 2, 3), (4, 3, 4)]
+)
 def test_free_parameters_are_the_directions_in_which_the_covariances_move(num_components, num_latents, num_features):
     """The rank of their Jacobian: with few components less than the numbers in the loadings and the noise."""
     loadings = torch.randn(num_components, num_features, num_latents)
