@@ -129,13 +129,13 @@ class Emission(ABC):
         """
         return locs.new_zeros(len(locs), 0)
 
-    def filler(self, num_features: int) -> Float[Tensor, "num_features"]:
+    def filler(self, x: Float[Tensor, "*batch num_features"]) -> Float[Tensor, "num_features"]:
         """A value that can be emitted.
 
         Args:
-            num_features: D.
+            x: Steps, of whose width, dtype and device it is.
         """
-        return torch.zeros(num_features)
+        return x.new_zeros(x.shape[-1])
 
     def spurious(self, values: Values) -> Bool[Tensor, "num_states"] | bool:
         """States whose likelihood may be a spike.

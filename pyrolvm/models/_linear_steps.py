@@ -182,7 +182,7 @@ def regress(
     crossed = torch.cat([latents, counts.unsqueeze(-1)], -1)
     gram = torch.cat([torch.cat([latent_squares, latents.unsqueeze(-1)], -1), crossed.unsqueeze(-2)], -2)
     moments = torch.cat([products, residuals.unsqueeze(-1)], -1)
-    solved = torch.linalg.solve(gram, moments.mT).mT
+    solved = torch.linalg.solve_ex(gram, moments.mT)[0].mT  # which raises nothing on account of one run
     return solved[..., :-1], solved[..., -1], squares - (solved * moments).sum(-1)
 
 

@@ -38,7 +38,8 @@ class HiddenMarkovModel(Criteria, PyroModule):
 
     Rows are sequences of T steps of D features; one series is `x[None]`. The states are enumerated, so no guide is
     needed: fit it with `lvm.fit_em(model, x)` (Baum-Welch), or by SVI with `guide=None`, some 2 ms for each step of
-    the sequences. Shorter sequences are filled up, and their `lengths` given. The likelihood has many local maxima.
+    the sequences. Shorter sequences are filled up, for fits with finite numbers, and their `lengths` given. The
+    likelihood has many local maxima.
 
     Args:
         num_states: K.
@@ -367,15 +368,15 @@ class HiddenMarkovModel(Criteria, PyroModule):
         if ends is None:
             return data, None, data.shape[1]
         present = torch.arange(data.shape[1], device=data.device) < ends.unsqueeze(-1)
-        filler = self._emission.filler(self.num_features).to(data)
-        return torch.where(present.unsqueeze(-1), data, filler), present, data.shape[1]
+        return torch.where(present.unsqueeze(-1), data, self._emission.filler(data)), present, data.shape[1]
 
     def _steps(self, x: Tensor) -> Steps:
-        return steps_of(x.double(), self._emission.filler(self.num_features))
+        return steps_of(x.double(), self._emission.filler(x))
 
     def _chain(self, x: Any, lengths: Any) -> tuple[Chain, Tensor]:
         """What the recursions go over, and which steps are there."""
-        steps = steps_of(self.check_data(x, lengths), self._emission.filler(self.num_features))
+        data = self.check_data(x, lengths)
+        steps = steps_of(data, self._emission.filler(data))
         states = torch.arange(self.num_states, device=steps.x.device)
         emission = observed_only(self.component(states).log_prob(steps.x.unsqueeze(-2)), steps)
         chain = Chain(self.initial_logits.log_softmax(-1), self.transition_logits.log_softmax(-1), emission)
