@@ -187,7 +187,7 @@ def _chunks(rows: Tensor, num_centers: int) -> Iterator[Tensor]:
     yield from rows.split(max(1, _AT_ONCE // num_centers))
 
 
-def _refuse_too_few(found: int, num_clusters: int, what: str, name: str) -> None:
+def _refuse_too_few(found: int, num_clusters: int, what: str, name: str = "components") -> None:
     if found < num_clusters:
         raise ValueError(
             f"'x' must have at least as many {what} as {name}, {num_clusters}; got {found}. "
