@@ -93,9 +93,9 @@ def distinct_rows(
     Raises:
         ValueError: If there are fewer distinct rows.
     """
-    _refuse_too_few(len(x), size, "rows", "components")
+    _refuse_too_few(len(x), size, "rows")
     distinct = torch.unique(x, dim=0)
-    _refuse_too_few(len(distinct), size, "distinct rows", "components")
+    _refuse_too_few(len(distinct), size, "distinct rows")
     chosen = []
     for seed in seeds:
         with seeded(seed):
