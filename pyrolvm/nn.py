@@ -54,7 +54,7 @@ class MLP(torch.nn.Sequential):
         """Apply the layers to the last dimension.
 
         Args:
-            input: Shape (..., num_inputs).
+            input: Shape (..., num_inputs); integers and bits are taken as numbers of the layers' dtype.
 
         Returns:
             Shape (..., num_outputs).
@@ -65,7 +65,7 @@ class MLP(torch.nn.Sequential):
         if input.dim() == 0 or input.shape[-1] != self.num_inputs:
             shape = tuple(input.shape)
             raise ValueError(f"the input of the MLP must have shape (..., {self.num_inputs}); got {shape}.")
-        return super().forward(input)
+        return super().forward(input if input.is_floating_point() else input.to(next(self.parameters()).dtype))
 
 
 def _check_width(width: int, name: str) -> None:

@@ -35,3 +35,9 @@ def test_layers_are_what_was_asked_for():
 def test_refusals(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_integers_are_numbers():
+    mlp, x = MLP(3, [4], 2), torch.tensor([[1, 0, 2]])
+    assert torch.equal(mlp(x), mlp(x.to(torch.get_default_dtype())))
+    assert mlp.float()(x > 0).dtype == torch.float32

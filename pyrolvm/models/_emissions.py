@@ -115,7 +115,7 @@ class Emission(ABC):
         Raises:
             ValueError: If there are fewer distinct steps than states.
         """
-        labels, centers = k_means(x, num_states, seeds, name="states")
+        labels, centers = k_means(x, num_states, seeds, name="states", rows_are="steps")
         members = (labels.unsqueeze(-2) == torch.arange(num_states, device=x.device).unsqueeze(-1)).double()
         soft = (1 - self.softness) * members + self.softness / num_states
         scales = self.unit(centers)
@@ -129,13 +129,13 @@ class Emission(ABC):
         """
         return locs.new_zeros(len(locs), 0)
 
-    def filler(self, num_features: int) -> Float[Tensor, "num_features"]:
+    def filler(self, x: Float[Tensor, "*batch num_features"]) -> Float[Tensor, "num_features"]:
         """A value that can be emitted.
 
         Args:
-            num_features: D.
+            x: Steps, of whose width, dtype and device it is.
         """
-        return torch.zeros(num_features)
+        return x.new_zeros(x.shape[-1])
 
     def spurious(self, values: Values) -> Bool[Tensor, "num_states"] | bool:
         """States whose likelihood may be a spike.

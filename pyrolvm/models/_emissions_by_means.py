@@ -170,8 +170,8 @@ class Categorical(_OfBits):
         raised = locs.clamp_min(_LEAST)
         return raised / raised.sum(-1, keepdim=True)
 
-    def filler(self, num_features: int) -> Tensor:
-        return torch.eye(num_features)[0]
+    def filler(self, x: Tensor) -> Tensor:
+        return (torch.arange(x.shape[-1], device=x.device) == 0).to(x.dtype)
 
     def check(self, x: Tensor) -> None:
         _refuse((x != 0) & (x != 1), x, "one-hot vectors for categorical emissions", "torch.nn.functional.one_hot")

@@ -1,6 +1,5 @@
 """Mixtures of independent bits or counts: both steps of EM, for several runs at once, in float64."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._certain import NEVER
-from pyrolvm.models._inputs import as_count
+from pyrolvm.models._inputs import as_count, as_nonnegative
 from pyrolvm.models._k_means import k_means
 from pyrolvm.models._mixture_em import MixtureByEM
 from pyrolvm.models._mixture_statistics import empty, normalized, positive
@@ -59,9 +58,7 @@ class IndependentMixture(MixtureByEM):
         super().__init__(name)
         self.num_components = as_count(num_components, "num_components")
         self.num_features = as_count(num_features, "num_features")
-        if not 0 <= smoothing < math.inf:
-            raise ValueError(f"'smoothing' must be a number of rows, at least 0; got {smoothing}.")
-        self.smoothing = float(smoothing)
+        self.smoothing = as_nonnegative(smoothing, "smoothing")
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))
 
     def extra_repr(self) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "as_count",
     "as_data",
     "as_labels",
+    "as_nonnegative",
     "as_probabilities",
     "as_tensor",
     "check_choice",
@@ -219,6 +220,24 @@ def as_count(value: Any, name: str) -> int:
     if value < 1:
         raise ValueError(f"'{name}' must be at least 1; got {value}.")
     return int(value)
+
+
+def as_nonnegative(value: Any, name: str) -> float:
+    """A number of at least 0.
+
+    Args:
+        value: What the user passed.
+        name: The argument's name.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is negative or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"'{name}' must be a number; got {value!r}.")
+    if not 0 <= value < np.inf:
+        raise ValueError(f"'{name}' must be a number of at least 0; got {value}.")
+    return float(value)
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> None:

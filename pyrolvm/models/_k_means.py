@@ -46,6 +46,7 @@ def k_means(
     *,
     standardized: bool = True,
     name: str = "components",
+    rows_are: str = "rows",
 ) -> Clusters:
     """Clusters of the rows, from runs of greedy k-means++ and k-means, one for each seed.
 
@@ -57,6 +58,7 @@ def k_means(
         seeds: An integer leaves the caller's generators as they were; None draws from them.
         standardized: Whether distances are measured in standard deviations of the columns, or as they are.
         name: What clusters are to the model, as its option "num_..." says.
+        rows_are: What rows are to it.
 
     Raises:
         ValueError: If there are fewer distinct rows than clusters.
@@ -64,7 +66,7 @@ def k_means(
     References:
         Arthur & Vassilvitskii 2007 (k-means++); its greedy form, with 2 + log K candidates for each center.
     """
-    _refuse_too_few(len(x), num_clusters, "rows", name)
+    _refuse_too_few(len(x), num_clusters, rows_are, name)
     rows = x.detach().double()
     mean, spread = rows.mean(0), rows.std(0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
@@ -74,7 +76,7 @@ def k_means(
     centers = _plus_plus(rows, num_clusters, _uniforms(num_clusters, seeds).to(rows.device))
     centers, counts, labels = _lloyd(rows, centers)
     if not bool((counts > 0).all()):
-        _refuse_too_few(len(torch.unique(x, dim=0)), num_clusters, "distinct rows", name)
+        _refuse_too_few(len(torch.unique(x, dim=0)), num_clusters, f"distinct {rows_are}", name)
     return Clusters(labels, centers * spread + mean)
 
 

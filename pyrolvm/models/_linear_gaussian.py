@@ -14,7 +14,7 @@ from torch.distributions import constraints, transform_to
 from pyrolvm.models._criteria import Criteria
 from pyrolvm.models._inputs import DataMatrix
 from pyrolvm.models._latent_normal import LatentNormal
-from pyrolvm.models._linear_steps import LinearStatistics, as_sizes, gather, latents_given, project, regress
+from pyrolvm.models._linear_steps import LinearStatistics, as_sizes, gather, latents_given, noise, project, regress
 from pyrolvm.seeding import seeded
 
 __all__ = ["LinearGaussian", "LinearParameters"]
@@ -232,9 +232,8 @@ class LinearGaussian(Criteria, LatentNormal):
         """
         weights, shifts, unexplained = regress(statistics)
         counts = statistics.counts.unsqueeze(-1)
-        variances = self._pooled(unexplained / counts)
-        rounding = torch.finfo(torch.float64).eps * statistics.squares / counts
-        sound = torch.where(variances > rounding, variances, torch.nan)
+        variances = noise(self._pooled(unexplained / counts), statistics.squares / counts)
+        sound = torch.where(variances > 0, variances, torch.nan)
         return LinearParameters(weights, parameters.locs + shifts, sound)
 
     @property

@@ -12,7 +12,19 @@ from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
 
-__all__ = ["LinearStatistics", "Projection", "as_sizes", "gather", "latents_given", "project", "regress"]
+__all__ = [
+    "LinearStatistics",
+    "Projection",
+    "as_sizes",
+    "gather",
+    "latents_given",
+    "noise",
+    "num_free",
+    "project",
+    "regress",
+]
+
+_DOUBT = 10.0  # times the rounding of a sum of squares: less is no noise
 
 
 class Projection(NamedTuple):
@@ -69,6 +81,23 @@ def as_sizes(num_latents: int, num_features: int) -> tuple[int, int]:
             "nothing to be noise."
         )
     return sizes
+
+
+def num_free(num_maps: int, num_latents: int, num_features: int) -> int:
+    """Free parameters of the covariances W W^T + diag v of several maps with one v.
+
+    A rotation of the latents changes nothing, and all together are no more than the covariances have entries.
+
+    Args:
+        num_maps: How many.
+        num_latents: L.
+        num_features: D.
+
+    References:
+        Drton, Sturmfels & Sullivant 2007, theorem 2 (of one map).
+    """
+    of_one = num_features * num_latents - num_latents * (num_latents - 1) // 2
+    return min(num_maps * of_one + num_features, num_maps * num_features * (num_features + 1) // 2)
 
 
 def latents_given(
@@ -153,5 +182,15 @@ def regress(
     crossed = torch.cat([latents, counts.unsqueeze(-1)], -1)
     gram = torch.cat([torch.cat([latent_squares, latents.unsqueeze(-1)], -1), crossed.unsqueeze(-2)], -2)
     moments = torch.cat([products, residuals.unsqueeze(-1)], -1)
-    solved = torch.linalg.solve(gram, moments.mT).mT
+    solved = torch.linalg.solve_ex(gram, moments.mT)[0].mT  # which raises nothing on account of one run
     return solved[..., :-1], solved[..., -1], squares - (solved * moments).sum(-1)
+
+
+def noise(variances: Float[Tensor, "*runs num_features"], squares: Float[Tensor, "*runs num_features"]) -> Tensor:
+    """Variances of the noise; 0 where rounding may have made them.
+
+    Args:
+        variances: Mean squares of r left unexplained.
+        squares: Mean squares of r, which they are differences from.
+    """
+    return torch.where(variances > _DOUBT * torch.finfo(variances.dtype).eps * squares, variances, 0.0)

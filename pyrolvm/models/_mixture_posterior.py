@@ -36,7 +36,8 @@ class MixturePosterior(PyroModule):
     """q(weights) prod_k q(loc_k, covariance_k): a Dirichlet or Beta distributions, and normal-Wishart or normal-gamma.
 
     A guide of a `BayesianGaussianMixture`, which makes it (`model.variational_posterior()`), at first equal to the
-    prior. `lvm.fit_em(posterior, x)` climbs the ELBO of q(z) q(parameters) by coordinate ascent; `lvm.fit(model,
+    prior, whose components are alike: coordinate ascent from there, `num_restarts=0`, leaves those of a Dirichlet prior
+    so. `lvm.fit_em(posterior, x)` climbs the ELBO of q(z) q(parameters) by coordinate ascent; `lvm.fit(model,
     posterior, x)` climbs that of p(z | parameters, x) q(parameters) by stochastic gradients. It covers one of the
     equivalent labelings of the components: where they are apart, log p(x) is higher than the ELBO by their log number
     (log K! for a Dirichlet prior), which importance sampling from it does not see.

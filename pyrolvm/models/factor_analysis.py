@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.models._linear_gaussian import LinearGaussian
+from pyrolvm.models._linear_steps import num_free
 
 __all__ = ["FactorAnalysis"]
 
@@ -40,8 +41,11 @@ class FactorAnalysis(LinearGaussian):
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters: D L - L (L - 1) / 2 weights, D means, and D variances."""
-        return self.num_features * self.num_latents - self._num_rotations + 2 * self.num_features
+        """Free parameters: D means, D L - L (L - 1) / 2 weights, and D variances.
+
+        The last two are no more than the D (D + 1) / 2 entries of the covariance.
+        """
+        return self.num_features + num_free(1, self.num_latents, self.num_features)
 
     def _pooled(self, variances: Tensor) -> Tensor:
         return variances

@@ -1,6 +1,5 @@
 """Mixtures of Gaussians, with the component of each datum enumerated."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
-from pyrolvm.models._inputs import as_count, check_choice
+from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
 from pyrolvm.models._k_means import distinct_rows, k_means
 from pyrolvm.models._mixture_em import MixtureByEM
 from pyrolvm.models._mixture_statistics import (
@@ -80,10 +79,8 @@ class GaussianMixture(MixtureByEM):
         self.num_features = as_count(num_features, "num_features")
         check_choice(covariance, KINDS, "covariance")
         check_choice(init, ("k-means++", "random"), "init")
-        if not 0 <= regularization < math.inf:
-            raise ValueError(f"'regularization' must be a number of at least 0; got {regularization}.")
         self.covariance = covariance
-        self.regularization = float(regularization)
+        self.regularization = as_nonnegative(regularization, "regularization")
         self.init = init
         self._kind = KINDS[covariance]
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))

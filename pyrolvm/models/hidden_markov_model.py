@@ -1,45 +1,37 @@
 """Hidden Markov models, with the state at each step enumerated."""
 
-import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
-from pyro.nn import PyroModule, PyroParam
+from pyro.nn import PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
-from torch.distributions import transform_to
 
 from pyrolvm.models._covariances import KINDS
 from pyrolvm.models._criteria import Criteria
-from pyrolvm.models._emissions import Emission, Gaussian, Values
+from pyrolvm.models._emissions import Emission, Gaussian
 from pyrolvm.models._emissions_by_means import FAMILIES
 from pyrolvm.models._forward_backward import Chain, backward, forward, smoothed, viterbi
-from pyrolvm.models._hidden_markov_statistics import (
-    HiddenMarkovParameters,
-    HiddenMarkovStatistics,
-    expect,
-    maximize,
-    observed_only,
-    start,
-)
-from pyrolvm.models._inputs import as_count, check_choice
-from pyrolvm.models._sequences import Lengths, Sequences, Steps, as_sequence_batch, as_sequences, steps_of
+from pyrolvm.models._hidden_markov_em import HiddenMarkovByEM
+from pyrolvm.models._hidden_markov_statistics import observed_only
+from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
+from pyrolvm.models._sequences import Lengths, Sequences, as_sequence_batch, as_sequences, steps_of
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
 __all__ = ["HiddenMarkovModel"]
 
 
-class HiddenMarkovModel(Criteria, PyroModule):
+class HiddenMarkovModel(Criteria, HiddenMarkovByEM):
     """Hidden Markov model: p(x, z) = p(z_1) prod_t p(z_t | z_(t-1)) prod_t p(x_t | z_t), with K states z_t.
 
     Rows are sequences of T steps of D features; one series is `x[None]`. The states are enumerated, so no guide is
     needed: fit it with `lvm.fit_em(model, x)` (Baum-Welch), or by SVI with `guide=None`, some 2 ms for each step of
-    the sequences. Shorter sequences are filled up, and their `lengths` given. The likelihood has many local maxima.
+    the sequences. Shorter sequences are filled up, for fits with finite numbers, and their `lengths` given. The
+    likelihood has many local maxima.
 
     Args:
         num_states: K.
@@ -160,14 +152,6 @@ class HiddenMarkovModel(Criteria, PyroModule):
         chain = (self.num_states - 1) * (self.num_states + 1)
         return chain + self._emission.num_parameters(self.num_states, self.num_features)
 
-    @property
-    def degenerate(self) -> tuple[int, ...]:
-        """States that are never entered, or with hardly any variance but the regularization in some direction."""
-        entered = self.transition_probabilities.detach().double().fill_diagonal_(0.0).amax(0)
-        never = torch.maximum(entered, self.initial_probabilities.detach().double()) < 1e-12
-        bad = never | self._emission.spurious(self._values())
-        return tuple(bad.nonzero().flatten().tolist())
-
     def check_data(
         self, x: Sequences, lengths: Lengths | None = None
     ) -> Float[Tensor, "num_data num_steps num_features"]:
@@ -263,103 +247,6 @@ class HiddenMarkovModel(Criteria, PyroModule):
             z = torch.stack(states, -1)
             return self.component(z).sample(), z
 
-    def initialize(self, x: Sequences, lengths: Lengths | None = None, *, seed: int | None = 0) -> "HiddenMarkovModel":
-        """Start from k-means on all steps, as they follow each other; bits and categories from drawn probabilities.
-
-        Args:
-            x: Sequences, shape (N, T, D).
-            lengths: Numbers of steps, shape (N,); None for T.
-            seed: An integer leaves the caller's generators as they were; None draws from them.
-
-        Returns:
-            The model itself, changed in place.
-
-        Raises:
-            TypeError, ValueError: As `check_data`, and if x has fewer distinct steps than states.
-        """
-        self.set_parameters(self.starts(self.check_data(x, lengths), [seed]))
-        return self
-
-    @torch.no_grad()
-    def starts(
-        self, x: Float[Tensor, "num_data num_steps num_features"], seeds: Sequence[int | None]
-    ) -> HiddenMarkovParameters:
-        """Parameters of several runs of EM, each as `initialize` would set them.
-
-        Args:
-            x: Sequences as `check_data` gives them.
-            seeds: Of the runs.
-
-        Raises:
-            ValueError: If x has fewer distinct steps than states.
-        """
-        return start(self._emission, self._steps(x), self.num_states, seeds)
-
-    @torch.no_grad()
-    def get_parameters(self) -> HiddenMarkovParameters:
-        """The model's parameters as those of one run of EM."""
-        chain = (value.double().log_softmax(-1) for value in (self.initial_logits, self.transition_logits))
-        values = (*chain, *self._emission.pack(self._values()))
-        return HiddenMarkovParameters(*(value.detach().double().unsqueeze(0) for value in values))
-
-    @torch.no_grad()
-    def set_parameters(self, parameters: HiddenMarkovParameters) -> None:
-        """Set the model's parameters, in place, to those of one run.
-
-        Args:
-            parameters: Of the run.
-
-        Raises:
-            ValueError: If its M-step found a singular covariance; the model is left as it was.
-        """
-        initial, transition, locs, scales = (value[0] for value in parameters)
-        values = self._emission.unpack(locs, scales)
-        self.initial_logits.copy_(initial)
-        self.transition_logits.copy_(transition)
-        for name, value in values.items():
-            limits = self._emission.constraints[name]
-            free = value if limits is None else transform_to(limits).inv(value)
-            self.get_parameter(name if limits is None else f"{name}_unconstrained").copy_(free)
-
-    @torch.no_grad()
-    def expect(
-        self,
-        parameters: HiddenMarkovParameters,
-        x: Float[Tensor, "batch num_steps num_features"],
-        sample_weights: Float[Tensor, "batch"] | None = None,
-    ) -> tuple[Float[Tensor, "runs batch"], HiddenMarkovStatistics]:
-        """The E-step on some sequences, for `fit_em`; nothing is checked.
-
-        Args:
-            parameters: Of R runs.
-            x: Sequences as `check_data` gives them, shape (B, T, D).
-            sample_weights: How often each sequence counts in what the M-step needs, shape (B,); None for once.
-
-        Returns:
-            log p(x) of each sequence in nats, shape (R, B), and what the M-step needs of them, which adds up.
-        """
-        return expect(self._emission, parameters, self._steps(x), sample_weights)
-
-    @torch.no_grad()
-    def maximize_expected(
-        self, parameters: HiddenMarkovParameters, statistics: HiddenMarkovStatistics
-    ) -> HiddenMarkovParameters:
-        """The M-step from what `expect` gave, added up over the sequences; a state without steps is kept as it is.
-
-        Args:
-            parameters: Those that `expect` was given.
-            statistics: Of all sequences.
-
-        Returns:
-            New parameters; `set_parameters` refuses those of a run whose covariance is singular.
-        """
-        return maximize(self._emission, parameters, statistics)
-
-    @property
-    def numbers_per_row(self) -> int:
-        """Numbers that `expect` holds for each step and run: what `fit_em` chooses the size of its chunks by."""
-        return self.num_states * (self.num_states + self.num_features)
-
     def _observed(self, x: Any, lengths: Any, num_steps: int) -> tuple[Tensor | None, Tensor | None, int]:
         """Sequences, which of their steps are there (None for all), and how many steps they have."""
         if x is None:
@@ -368,22 +255,16 @@ class HiddenMarkovModel(Criteria, PyroModule):
         if ends is None:
             return data, None, data.shape[1]
         present = torch.arange(data.shape[1], device=data.device) < ends.unsqueeze(-1)
-        filler = self._emission.filler(self.num_features).to(data)
-        return torch.where(present.unsqueeze(-1), data, filler), present, data.shape[1]
-
-    def _steps(self, x: Tensor) -> Steps:
-        return steps_of(x.double(), self._emission.filler(self.num_features))
+        return torch.where(present.unsqueeze(-1), data, self._emission.filler(data)), present, data.shape[1]
 
     def _chain(self, x: Any, lengths: Any) -> tuple[Chain, Tensor]:
         """What the recursions go over, and which steps are there."""
-        steps = steps_of(self.check_data(x, lengths), self._emission.filler(self.num_features))
+        data = self.check_data(x, lengths)
+        steps = steps_of(data, self._emission.filler(data))
         states = torch.arange(self.num_states, device=steps.x.device)
         emission = observed_only(self.component(states).log_prob(steps.x.unsqueeze(-2)), steps)
         chain = Chain(self.initial_logits.log_softmax(-1), self.transition_logits.log_softmax(-1), emission)
         return chain, steps.present
-
-    def _values(self) -> Values:
-        return {name: getattr(self, name) for name in self._emission.constraints}
 
     def _num_observations(self, x: Any, *rest: Any) -> int:
         """Steps of all sequences."""
@@ -405,7 +286,5 @@ def _emission_of(emission: Any, covariance: Any, regularization: Any) -> Emissio
                 raise ValueError(f"'{name}' is an option of Gaussian emissions; got {value!r} with {emission!r}.")
         return FAMILIES[emission]
     check_choice("full" if covariance is None else covariance, KINDS, "covariance")
-    amount = 1e-6 if regularization is None else regularization
-    if not 0 <= amount < math.inf:
-        raise ValueError(f"'regularization' must be a number of at least 0; got {amount}.")
-    return Gaussian(KINDS["full" if covariance is None else covariance], float(amount))
+    amount = 1e-6 if regularization is None else as_nonnegative(regularization, "regularization")
+    return Gaussian(KINDS["full" if covariance is None else covariance], amount)

@@ -1,6 +1,5 @@
 """Mixtures of factor analyzers, with the component of each datum enumerated and its factors integrated out."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,9 +11,18 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyrolvm.models._inputs import DataMatrix, as_count
+from pyrolvm.models._inputs import DataMatrix, as_count, as_nonnegative
 from pyrolvm.models._k_means import k_means
-from pyrolvm.models._linear_steps import LinearStatistics, as_sizes, gather, latents_given, project, regress
+from pyrolvm.models._linear_steps import (
+    LinearStatistics,
+    as_sizes,
+    gather,
+    latents_given,
+    noise,
+    num_free,
+    project,
+    regress,
+)
 from pyrolvm.models._mixture_em import MixtureByEM
 from pyrolvm.models._mixture_statistics import empty, normalized, positive
 from pyrolvm.seeding import seeded
@@ -82,9 +90,7 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         super().__init__("mixture_of_factor_analyzers")
         self.num_components = as_count(num_components, "num_components")
         self.num_latents, self.num_features = as_sizes(num_latents, num_features)
-        if not 0 <= regularization < math.inf:
-            raise ValueError(f"'regularization' must be a number of at least 0; got {regularization}.")
-        self.regularization = float(regularization)
+        self.regularization = as_nonnegative(regularization, "regularization")
         shape = self.num_components, self.num_features
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))
         self.locs = torch.nn.Parameter(torch.randn(shape))
@@ -132,9 +138,12 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters: K - 1 weights, K D means, K (D L - L (L - 1) / 2) loadings, and D variances."""
-        of_one = self.num_features * (self.num_latents + 1) - self.num_latents * (self.num_latents - 1) // 2
-        return self.num_components - 1 + self.num_components * of_one + self.num_features
+        """Free parameters: K - 1 weights, K D means, K (D L - L (L - 1) / 2) loadings, and D variances.
+
+        The last two are no more than the K D (D + 1) / 2 entries of the covariances.
+        """
+        num_means = self.num_components * self.num_features
+        return self.num_components - 1 + num_means + num_free(self.num_components, self.num_latents, self.num_features)
 
     @property
     def _shared(self) -> tuple[str, ...]:
@@ -251,9 +260,7 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         loadings, shifts, unexplained = regress(_or_nothing(statistics, gone))
         loadings = torch.where(gone[..., None, None], parameters.loadings, loadings)
         total = statistics.counts.sum(-1, keepdim=True)
-        variances = unexplained.sum(-2) / total
-        rounding = torch.finfo(torch.float64).eps * statistics.squares.sum(-2) / total
-        variances = torch.where(variances > rounding, variances, 0.0) + self.regularization
+        variances = noise(unexplained.sum(-2) / total, statistics.squares.sum(-2) / total) + self.regularization
         sound = torch.where(variances > 0, variances, torch.nan)
         logits = (positive(statistics.counts) / total).log()
         return AnalyzerParameters(logits, parameters.locs + shifts, loadings, sound)

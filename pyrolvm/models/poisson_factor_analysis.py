@@ -16,8 +16,7 @@ class PoissonFactorAnalysis(LatentNormal):
     """Factor analysis of counts: z ~ N(0, I), x | z ~ Poisson(exp(weights z + loc)), features independent given z.
 
     Counts vary more than a Poisson's because z does, and go together where their weights do. The marginal log p(x) has
-    no closed form: `lvm.evidence.exact` integrates over one or two latents, `importance` and `annealed` over more. An
-    encoder takes no integers: fit with counts as floats.
+    no closed form: `lvm.evidence.exact` integrates over one or two latents, `importance` and `annealed` over more.
 
     Args:
         num_latents: L.

@@ -216,7 +216,7 @@ def test_other_numbers_are_refused(value):
 
 @pytest.mark.parametrize("smoothing", [-1.0, math.inf, math.nan])
 def test_bad_smoothing_is_refused(smoothing):
-    with pytest.raises(ValueError, match="'smoothing' must be a number of rows, at least 0"):
+    with pytest.raises(ValueError, match="'smoothing' must be a number of at least 0"):
         BernoulliMixture(2, 3, smoothing=smoothing)
 
 

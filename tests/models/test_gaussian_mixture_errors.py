@@ -26,6 +26,8 @@ def mixture(**options):
             ValueError,
             "'regularization' must be .* at least 0; got -1",
         ),
+        (lambda: GaussianMixture(2, 2, regularization="a"), TypeError, "'regularization' must be a number; got 'a'"),
+        (lambda: GaussianMixture(2, 2, regularization=True), TypeError, "'regularization' must be a number; got True"),
         (lambda: mixture().sample(0), ValueError, "'n' must be at least 1; got 0"),
         (lambda: mixture()(size=0), ValueError, "'size' must be at least 1; got 0"),
     ],

@@ -153,9 +153,9 @@ def test_what_cannot_be_emitted_is_refused(emission, value, match):
 
 
 def test_refused_starts():
-    with pytest.raises(ValueError, match="at least as many rows as states, 3; got 2. Pass num_states=2 or fewer"):
+    with pytest.raises(ValueError, match="at least as many steps as states, 3; got 2. Pass num_states=2 or fewer"):
         model().initialize(torch.randn(1, 2, 2))
-    with pytest.raises(ValueError, match="at least as many distinct rows as states, 3; got 1. Pass num_states=1"):
+    with pytest.raises(ValueError, match="at least as many distinct steps as states, 3; got 1. Pass num_states=1"):
         model().initialize(torch.ones(2, 8, 2))
     with pytest.raises(ValueError, match="'seed' must not be negative"):
         model().initialize(torch.randn(2, 8, 2), seed=-1)

@@ -182,6 +182,21 @@ def test_free_parameters(kind, expected):
     assert model.bic(x) == pytest.approx(np.log(178) * expected - 2 * total(model, x))
 
 
+@pytest.mark.parametrize(("num_latents", "num_features"), [(1, 2), (2, 3), (1, 4), (3, 4), (3, 6)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_free_parameters_are_the_directions_in_which_the_covariance_moves(kind, num_latents, num_features):
+    """The rank of its Jacobian: with many latents less than the numbers in the weights and the noise."""
+    model = drawn(kind, num_latents, num_features)
+
+    def covariance(weights, variances):
+        return weights @ weights.mT + variances.expand(num_features).diag()
+
+    values = model.weights.detach(), model.scale.detach().square()
+    parts = torch.autograd.functional.jacobian(covariance, values)
+    jacobian = torch.cat([part.reshape(num_features**2, -1) for part in parts], 1)
+    assert int(torch.linalg.matrix_rank(jacobian, rtol=1e-9)) + num_features == model.num_parameters
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_runs_of_em_are_those_of_their_seeds(kind):
     x = rows("wine")
@@ -262,6 +277,15 @@ def test_data_without_noise_have_no_maximum():
         with pytest.raises(ValueError, match="has shrunk to nothing"):
             em(model, x)
         assert all(map(torch.equal, before, model.state_dict().values()))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_rounding_leaves_is_no_noise(kind, seed):
+    """Two rows lie on a line, however often they come, and each start says so."""
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(seed))[:2].repeat(30, 1)
+    with pytest.raises(ValueError, match="has shrunk to nothing"):
+        em(kind(1, 4), x)
 
 
 def test_duplicated_rows_change_nothing():

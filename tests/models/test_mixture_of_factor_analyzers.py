@@ -108,6 +108,20 @@ def test_it_is_a_gaussian_mixture():
     assert other.num_parameters == 2 + 3 * (5 + 15)
 
 
+@pytest.mark.parametrize(
+    ("num_components", "num_latents", "num_features"), [(2, 1, 2), (2, 2, 3), (3, 2, 3), (4, 3, 4)]
+)
+def test_free_parameters_are_the_directions_in_which_the_covariances_move(num_components, num_latents, num_features):
+    """The rank of their Jacobian: with few components less than the numbers in the loadings and the noise."""
+    loadings = torch.randn(num_components, num_features, num_latents)
+    values = loadings, torch.rand(num_features) + 0.5
+    parts = torch.autograd.functional.jacobian(lambda w, v: w @ w.mT + v.diag_embed(), values)
+    jacobian = torch.cat([part.reshape(num_components * num_features**2, -1) for part in parts], 1)
+    rank = int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
+    model = MixtureOfFactorAnalyzers(num_components, num_latents, num_features)
+    assert model.num_parameters == num_components - 1 + num_components * num_features + rank
+
+
 def test_the_factor_posterior_is_bayes_rule():
     """p(u | x, z) = p(u) p(x | u, z) / p(x | z), each by scipy."""
     model, x = drawn(3), torch.randn(6, 5)

@@ -98,3 +98,16 @@ def test_what_is_no_count_is_refused(value, shown):
         lvm.evidence.exact(PoissonFactorAnalysis(1, 3), x)
     with pytest.raises(ValueError, match="must hold counts"):
         lvm.fit(PoissonFactorAnalysis(1, 3), lvm.guides.MeanField, x, num_steps=1, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_fit_takes_counts_of_any_type(dtype):
+    """With an encoder too: the losses are those of the same counts as floats."""
+    counts, losses = torch.tensor([[3, 0, 1], [2, 5, 0], [2, 5, 0], [0, 1, 4]]), []
+    for x in (counts.to(dtype), counts.double()):
+        model = PoissonFactorAnalysis(1, 3).initialize(counts)
+        torch.manual_seed(0)
+        guide = lvm.guides.Amortized(model, lvm.nn.MLP(3, [8], 8))
+        fit = lvm.fit(model, guide, x, num_steps=5, batch_size=2, seed=0, progress=False, compile=False)
+        losses.append(fit.losses)
+    torch.testing.assert_close(*losses)

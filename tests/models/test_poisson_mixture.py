@@ -219,8 +219,10 @@ def test_other_numbers_are_refused(value):
 
 
 def test_bad_smoothing_is_refused():
-    with pytest.raises(ValueError, match="'smoothing' must be a number of rows, at least 0; got -1"):
+    with pytest.raises(ValueError, match="'smoothing' must be a number of at least 0; got -1"):
         PoissonMixture(2, 3, smoothing=-1.0)
+    with pytest.raises(TypeError, match="'smoothing' must be a number; got None"):
+        PoissonMixture(2, 3, smoothing=None)
 
 
 def test_what_was_simulated_is_recovered():
