@@ -141,8 +141,9 @@ def test_refused_series(program):
         program(torch.zeros(0))
     with pytest.raises(TypeError, match="'y' must be a tensor or an array of numbers; got list with dtype <U1"):
         program(["a", "b"])
-    with pytest.raises(ValueError, match="'size' must be at least 1; got -1"):
-        program(size=-1)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"'size' must be at least 1; got {size}"):
+            program(size=size)
 
 
 @pytest.mark.parametrize("program", [linear_regression, logistic_regression, gp_poisson_regression])
