@@ -47,8 +47,8 @@ def autoregression(
     lags = as_count(num_lags, "num_lags")
     series = torch.zeros(as_count(size, "size")) if y is None else as_outcomes(y)
     if len(series) <= lags:
-        what = "size" if y is None else "y"
-        raise ValueError(f"'{what}' must be longer than num_lags={lags}; got {len(series)}. Pass fewer lags.")
+        what, remedy = ("size", "Pass a larger one") if y is None else ("y", "Pass fewer lags")
+        raise ValueError(f"'{what}' must be longer than num_lags={lags}; got {len(series)}. {remedy}.")
     zero, wide, noise = scalars(series, 0.0, 10.0, 2.5)
     alpha = pyro.sample("alpha", dist.Normal(zero, wide))
     beta = pyro.sample("beta", dist.Normal(zero, wide).expand([lags]).to_event(1))

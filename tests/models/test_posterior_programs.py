@@ -173,7 +173,7 @@ def test_refused_answers_and_lags():
         item_response(num_items=0)
     with pytest.raises(ValueError, match="'y' must be longer than num_lags=5; got 5. Pass fewer lags"):
         autoregression(torch.zeros(5))
-    with pytest.raises(ValueError, match="'size' must be longer than num_lags=2; got 2"):
+    with pytest.raises(ValueError, match=r"'size' must be longer than num_lags=2; got 2\. Pass a larger one"):
         autoregression(num_lags=2, size=2)
     with pytest.raises(TypeError, match=r"'num_lags' must be an integer; got 1\.5"):
         autoregression(torch.zeros(5), 1.5)
