@@ -20,8 +20,8 @@ from benchmarks.environments import STORE, python_of, variables
 __all__ = ["main"]
 
 FOLDER = Path(lvm.datasets.__file__).parent / "data" / "posteriors"
-_SETTINGS = {"chains": 4, "warmup": 2000, "draws": 10_000, "acceptance": 0.9}
-_OTHER_SETTINGS = {
+_SETTINGS: dict[str, Any] = {"chains": 4, "warmup": 2000, "draws": 10_000, "acceptance": 0.9}
+_OTHER_SETTINGS: dict[str, dict[str, Any]] = {
     "gp_poisson_regression": {"acceptance": 0.98, "draws": 5000},
     "item_response": {"warmup": 1000, "draws": 3000},
 }

@@ -54,7 +54,7 @@ def evidence_error(
         A table with a row for each estimator and K, averages over data of their errors; and a picture.
 
     Raises:
-        TypeError: If a count is not an integer, or ``estimators`` no sequence.
+        TypeError: If a count is not an integer, ``estimators`` no sequence, or ``truth`` no numbers.
         ValueError: If an estimator is unknown or does not apply, a count is too small, log p(x) is not known, rows are
             subsampled, a pair has problems or would create parameters, or a weight is NaN or infinite.
 
@@ -100,7 +100,10 @@ def _exact(model: Program, args: tuple[Any, ...], data_plate: str | None, is_eac
 
 
 def _given(truth: Any, found: list[Estimator], is_each: bool) -> Tensor:
-    known = torch.as_tensor(truth).detach().double()
+    try:
+        known = torch.as_tensor(truth).detach().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"'truth' must be log p(x) in nats, as numbers; got {truth!r}.") from error
     shape = (found[0].structure.num_rows,) if is_each else ()
     what = "one for each datum" if is_each else "one for the data set, since weights hold for all of it"
     if known.shape != shape:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EvidenceError", "is_off"]
 
+# A root-mean-square error is known to a few parts in a hundred from a hundred estimates, unless few draws make it up.
+_ENOUGH, _FEW = 100, 0.15
+
 _SHOWN = ["estimator", "num_particles", "rmse", "bias", "log_bias", "log_rmse", "seconds"]
 
 
@@ -48,14 +51,26 @@ class EvidenceError:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is doubtful, in words: estimates whose mean is not p(x), as far as it was seen."""
+        """What is doubtful, in words: a mean that is not p(x), as far as it was seen; an error that few draws make."""
         off = self.table[is_off(self.table["bias"], self.table["bias_error"])]
+        return self._off(off) + self._few(self.table[~self.table["estimator"].isin(off["estimator"])])
+
+    def _off(self, off: pd.DataFrame) -> tuple[str, ...]:
         return tuple(
             f"the estimates of '{name}' have a mean of {1 + rows['bias'].iloc[0]:.2g} p(x) at K = "
             f"{', '.join(map(str, rows['num_particles']))}, where it is p(x): most of it comes from draws too rare to "
             "be seen, so the error is larger than shown. Use a larger num_repeats; or 'truth' is not log p(x), or q is "
             "0 where the posterior is not."
             for name, rows in off.groupby("estimator", sort=False)
+        )
+
+    def _few(self, rest: pd.DataFrame) -> tuple[str, ...]:
+        few = rest[(rest["num_estimates"] >= _ENOUGH) & (rest["rmse_error"] > _FEW * rest["rmse"])]
+        return tuple(
+            f"a few draws make most of the error of '{name}', which is {rows['rmse'].iloc[0]:.2g} within "
+            f"{rows['rmse_error'].iloc[0]:.2g} at K = {rows['num_particles'].iloc[0]}: its weights have a heavy tail, "
+            "and their variance may be infinite. Use a wider q, or a larger num_repeats."
+            for name, rows in few.groupby("estimator", sort=False)
         )
 
     def plot(self) -> "Figure":

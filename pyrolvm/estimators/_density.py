@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pyrolvm.seeding import seeded
 
-__all__ = ["DensityEstimator", "check_count", "check_option", "check_positive", "drawn_seed", "new_model"]
+__all__ = ["DensityEstimator", "check_count", "check_nonnegative", "check_option", "drawn_seed", "new_model"]
 
 _Model = TypeVar("_Model", bound=torch.nn.Module)
 
@@ -94,10 +94,12 @@ def check_count(value: Any, name: str) -> None:
         TypeError: If it is not an integer.
         ValueError: If it is below 1.
     """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer; got {value!r}.")
     check_scalar(value, name, Integral, min_val=1)
 
 
-def check_positive(value: Any, name: str) -> None:
+def check_nonnegative(value: Any, name: str) -> None:
     """Refuse what is not a number of at least 0.
 
     Args:

@@ -32,14 +32,15 @@ def in_sklearns_words() -> Iterator[None]:
     """Have errors and warnings from within name options as scikit-learn does; no convergence is its warning of that.
 
     Raises:
-        ValueError: With the message in its words, if one was raised within.
+        TypeError, ValueError: With the message in its words, if one was raised within.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             yield
-        except ValueError as error:
-            raise ValueError(_translated(str(error))) from error
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(_translated(str(error))) from error
     for warning in caught:
         text = str(warning.message)
         category = ConvergenceWarning if _NOT_CONVERGED in text else warning.category

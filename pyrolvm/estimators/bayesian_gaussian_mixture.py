@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from pyrolvm import models
-from pyrolvm.estimators._density import check_count, check_option, check_positive, drawn_seed, new_model
+from pyrolvm.estimators._density import check_count, check_nonnegative, check_option, drawn_seed, new_model
 from pyrolvm.estimators._mixture import COVARIANCES, MixtureEstimator
 from pyrolvm.estimators._words import in_sklearns_words
 from pyrolvm.fitting import fit_em
@@ -129,7 +129,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         """
         for name in ("n_components", "max_iter", "n_init"):
             check_count(getattr(self, name), name)
-        check_positive(self.tol, "tol")
+        check_nonnegative(self.tol, "tol")
         rows = self._mixture_rows(X)
         goes_on = self.warm_start and hasattr(self, "posterior_")
         seed = drawn_seed(self.random_state)

@@ -5,7 +5,7 @@ from typing import Any, Self
 from numpy.typing import ArrayLike
 
 from pyrolvm import models
-from pyrolvm.estimators._density import check_count, check_positive, drawn_seed, new_model
+from pyrolvm.estimators._density import check_count, check_nonnegative, drawn_seed, new_model
 from pyrolvm.estimators._linear_gaussian import LinearGaussianEstimator
 from pyrolvm.estimators._words import in_sklearns_words
 from pyrolvm.fitting import fit_em
@@ -83,7 +83,7 @@ class FactorAnalysis(LinearGaussianEstimator):
         """
         for name in ("max_iter", "n_init"):
             check_count(getattr(self, name), name)
-        check_positive(self.tol, "tol")
+        check_nonnegative(self.tol, "tol")
         rows = self._factor_rows(X)
         model = new_model(models.FactorAnalysis, rows, self.n_components, rows.shape[1])
         seed = drawn_seed(self.random_state)

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from numpy.typing import ArrayLike, NDArray
 
 from pyrolvm import models
-from pyrolvm.estimators._density import check_count, check_option, check_positive, drawn_seed, new_model
+from pyrolvm.estimators._density import check_count, check_nonnegative, check_option, drawn_seed, new_model
 from pyrolvm.estimators._mixture import COVARIANCES, MixtureEstimator
 from pyrolvm.estimators._words import in_sklearns_words
 from pyrolvm.fitting import fit_em
@@ -108,7 +108,7 @@ class GaussianMixture(MixtureEstimator):
         for name in ("n_components", "max_iter", "n_init"):
             check_count(getattr(self, name), name)
         for name in ("tol", "reg_covar"):
-            check_positive(getattr(self, name), name)
+            check_nonnegative(getattr(self, name), name)
         rows = self._mixture_rows(X)
         goes_on = self.warm_start and hasattr(self, "model_")
         seed = drawn_seed(self.random_state)

@@ -75,10 +75,12 @@ class Evidence:
         heavy = int((self.khat > threshold).sum())
         if heavy:
             largest = self.khat[self.khat > threshold].max()
+            digits = 2 if largest > threshold + 0.01 else 3  # so that they are not the same number
             cause = _CAUSES.get(self.method, "the guide's tails are too light there")
             return (
-                f"Pareto k-hat is above {threshold:.2f} for {self._count(heavy)} (largest {largest:.2f}): "
-                f"{cause}, and log_evidence is likely too low by more than its standard error."
+                f"Pareto k-hat is above {threshold:.{digits}f} for {self._count(heavy)} "
+                f"(largest {largest:.{digits}f}): {cause}, and log_evidence is likely too low by "
+                "more than its standard error."
             )
         if self.log_evidence.dim() == 0 and not self.is_sum and self.khat > INFINITE_VARIANCE:
             return (

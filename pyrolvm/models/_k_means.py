@@ -93,9 +93,9 @@ def distinct_rows(
     Raises:
         ValueError: If there are fewer distinct rows.
     """
-    _refuse_too_few(len(x), size, "rows")
+    _refuse_too_few(len(x), size, "rows", "components")
     distinct = torch.unique(x, dim=0)
-    _refuse_too_few(len(distinct), size, "distinct rows")
+    _refuse_too_few(len(distinct), size, "distinct rows", "components")
     chosen = []
     for seed in seeds:
         with seeded(seed):

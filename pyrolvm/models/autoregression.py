@@ -16,7 +16,7 @@ __all__ = ["autoregression"]
 
 
 def autoregression(
-    y: Float[Tensor, "time"] | None = None, num_lags: int = 5, *, size: int | None = None
+    y: Float[Tensor, "time"] | None = None, num_lags: int = 5, *, size: int = 1
 ) -> Float[Tensor, "time"]:
     """AR(K): y_t ~ N(alpha + sum_k beta_k y_{t-k}, sigma^2), the first K values given.
 
@@ -34,8 +34,8 @@ def autoregression(
         The series, shape (T,).
 
     Raises:
-        TypeError: If y does not hold real numbers.
-        ValueError: If y is no vector, or not longer than the number of lags.
+        TypeError: If y does not hold real numbers, or size is no integer.
+        ValueError: If y is no vector, or y or size is not longer than the number of lags.
 
     References:
         Magnusson et al. 2025, posteriordb: arK.
@@ -45,10 +45,10 @@ def autoregression(
         torch.Size([7])
     """
     lags = as_count(num_lags, "num_lags")
-    series = torch.zeros(as_count(size or 1, "size")) if y is None else as_outcomes(y)
+    series = torch.zeros(as_count(size, "size")) if y is None else as_outcomes(y)
     if len(series) <= lags:
-        what = "size" if y is None else "y"
-        raise ValueError(f"'{what}' must be longer than num_lags={lags}; got {len(series)}. Pass fewer lags.")
+        what, remedy = ("size", "Pass a larger one") if y is None else ("y", "Pass fewer lags")
+        raise ValueError(f"'{what}' must be longer than num_lags={lags}; got {len(series)}. {remedy}.")
     zero, wide, noise = scalars(series, 0.0, 10.0, 2.5)
     alpha = pyro.sample("alpha", dist.Normal(zero, wide))
     beta = pyro.sample("beta", dist.Normal(zero, wide).expand([lags]).to_event(1))

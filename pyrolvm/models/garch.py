@@ -15,9 +15,7 @@ from pyrolvm.models._outcomes import as_outcomes, as_positive, scalars
 __all__ = ["garch"]
 
 
-def garch(
-    y: Float[Tensor, "time"] | None = None, sigma1: float = 0.5, *, size: int | None = None
-) -> Float[Tensor, "time"]:
+def garch(y: Float[Tensor, "time"] | None = None, sigma1: float = 0.5, *, size: int = 1) -> Float[Tensor, "time"]:
     """GARCH(1, 1): y_t ~ N(mu, sigma_t^2), sigma_t^2 = alpha0 + alpha1 (y_{t-1} - mu)^2 + beta1 sigma_{t-1}^2.
 
     Uniform over alpha1, beta1 >= 0 with alpha1 + beta1 <= 1: alpha1 ~ Beta(1, 2), and beta1 is the share ~ U(0, 1) of
@@ -34,8 +32,8 @@ def garch(
         The series, shape (T,). The latents are mu, alpha0, alpha1 and share; beta1 is recorded.
 
     Raises:
-        TypeError: If y does not hold real numbers, or sigma1 is none.
-        ValueError: If y is no vector, or sigma1 is not positive.
+        TypeError: If y does not hold real numbers, sigma1 is no number, or size is no integer.
+        ValueError: If y is no vector, sigma1 is not positive, or size is below 1.
 
     References:
         Bollerslev 1986, eq. 1-3; Magnusson et al. 2025, posteriordb: garch11.
@@ -53,7 +51,7 @@ def garch(
     alpha1 = pyro.sample("alpha1", dist.Beta(one, two))
     share = pyro.sample("share", dist.Uniform(zero, one))
     beta1 = pyro.deterministic("beta1", (1 - alpha1) * share, event_dim=0)
-    length = as_count(size or 1, "size") if data is None else len(data)
+    length = as_count(size, "size") if data is None else len(data)
     moments = partial(_moments, mu, alpha0, alpha1, beta1, start)
     return pyro.sample("y", OneStepAhead(moments, length, mu + alpha0 + alpha1 + beta1), obs=data)
 

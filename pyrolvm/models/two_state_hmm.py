@@ -18,7 +18,7 @@ __all__ = ["two_state_hmm"]
 _LOG_MASS = -0.0013511820162
 
 
-def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int | None = None) -> Float[Tensor, "time"]:
+def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int = 1) -> Float[Tensor, "time"]:
     """Two hidden states: y_t ~ N(mu_{s_t}, 1), s_t | s_{t-1} by the rows theta1 and theta2.
 
     theta1, theta2 ~ Dirichlet(1, 1), the first state is either with probability 1/2, and mu_1 ~ N(3, 1),
@@ -33,8 +33,8 @@ def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int | None = 
         The series, shape (T,).
 
     Raises:
-        TypeError: If y does not hold real numbers.
-        ValueError: If y is no vector.
+        TypeError: If y does not hold real numbers, or size is no integer.
+        ValueError: If y is no vector, or size is below 1.
 
     References:
         Rabiner 1989, Section III A; Magnusson et al. 2025, posteriordb: hmm_example.
@@ -48,7 +48,7 @@ def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int | None = 
     theta1 = pyro.sample("theta1", dist.Dirichlet(like.new_ones(2)))
     theta2 = pyro.sample("theta2", dist.Dirichlet(like.new_ones(2)))
     mu = pyro.sample("mu", OrderedNormal(like.new_tensor([3.0, 10.0]), like.new_ones(2), _LOG_MASS, positive=True))
-    length = as_count(size or 1, "size") if data is None else len(data)
+    length = as_count(size, "size") if data is None else len(data)
     rows = torch.stack([theta1, theta2], -2).log()
     # Pyro's chain moves before its first value, too: from there either state is as likely
     first = torch.full_like(rows, -math.log(2)).unsqueeze(-3)

@@ -229,6 +229,7 @@ def test_terms_outside_the_data_plate_make_it_one_product():
     assert errors.num_values == 4
 
 
+@pytest.mark.filterwarnings("ignore:a few draws make most of the error of 'guide':UserWarning")
 def test_a_guide_that_ties_the_data_makes_all_estimates_joint():
     model, guide, args = CASES["local, AutoDiagonalNormal"].make()
     model, guide = lvm.bind(model, guide, *args)
@@ -314,6 +315,27 @@ def test_a_wrong_truth_is_found_doubtful():
     assert by(errors, "prior")["log_bias"].iloc[-1] == pytest.approx(-1.0, abs=0.02)  # nothing is taken out of it
 
 
+@pytest.mark.parametrize(("scale", "is_heavy"), [(0.05, True), (0.08, False), (0.15, False)])
+def test_weights_of_infinite_variance_are_found_doubtful(scale, is_heavy, recwarn):
+    """The posterior has variance 1/101: the variance of weights is finite if q has more than half of it, 0.0704^2."""
+
+    def model(x):
+        with lvm.data_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+    def guide(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(x / 1.01, scale))
+
+    x = torch.tensor([0.3, -1.0, 2.2])
+    truth = dist.Normal(0.0, math.sqrt(1.01)).log_prob(x)
+    errors = evidence_error(model, guide, x, estimators=("guide",), truth=truth, seed=0)
+    assert [str(warning.message) for warning in recwarn] == list(errors.warnings)
+    assert len(errors.warnings) == is_heavy
+    assert all("a few draws make most of the error of 'guide'" in text for text in errors.warnings)
+
+
 @pytest.mark.filterwarnings("ignore:the estimates of:UserWarning")
 def test_weights_of_zero():
     """A weight is 0 wherever z is not 1: so may be all of an estimate's, and the mean of logs is minus infinity."""
@@ -346,6 +368,7 @@ def test_weights_of_zero():
         ({"estimators": ()}, ValueError, "'estimators' must name at least one of"),
         ({"estimators": ("guide",)}, ValueError, "'estimators' has 'guide', but 'guide' is None"),
         ({"truth": torch.zeros(3)}, ValueError, r"'truth' must have shape \(4,\), one for each datum; got \(3,\)"),
+        ({"truth": "exact"}, TypeError, "'truth' must be log p.x. in nats, as numbers; got 'exact'"),
         ({"truth": torch.full((4,), math.nan)}, ValueError, "'truth' must be finite"),
         ({}, ValueError, "log p.x. cannot be computed|discrete.*Then pass truth=log p"),
     ],

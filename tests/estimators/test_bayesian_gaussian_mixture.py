@@ -158,6 +158,7 @@ def test_float32_stays_float32(x):
         ({"n_components": 300}, ValueError, "n_components must be at most n_samples = 272"),
         ({"covariance_type": "x"}, ValueError, "covariance_type must be one of 'full', .*; got 'x'"),
         ({"weight_concentration_prior_type": "x"}, ValueError, "weight_concentration_prior_type must be one of"),
+        ({"weight_concentration_prior": "x"}, TypeError, "'weight_concentration_prior' must be a number; got 'x'"),
         ({"weight_concentration_prior": 0.0}, ValueError, r"'weight_concentration_prior' must be above 0"),
         ({"mean_precision_prior": -1.0}, ValueError, r"'mean_precision_prior' must be above 0"),
         ({"degrees_of_freedom_prior": 1.0}, ValueError, r"'degrees_of_freedom_prior' must be above 1"),

@@ -239,6 +239,7 @@ def test_doubts_are_in_sklearns_words():
     [
         ({"n_components": 0}, ValueError, "n_components == 0, must be >= 1"),
         ({"n_components": 1.5}, TypeError, "n_components must be an instance of int"),
+        ({"n_components": True}, TypeError, "n_components must be an integer; got True"),
         ({"n_components": 300}, ValueError, "n_components must be at most n_samples = 272; got n_components = 300"),
         ({"max_iter": 0}, ValueError, "max_iter == 0, must be >= 1"),
         ({"n_init": 0}, ValueError, "n_init == 0, must be >= 1"),

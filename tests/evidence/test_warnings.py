@@ -43,6 +43,8 @@ def test_above_the_threshold_there_is_one_warning():
     for one in (evidence(0.9), evidence(0.9, shape=(4,)).total):
         (said,) = one.warnings
         assert said.startswith("Pareto k-hat is above 0.67 for the data set (largest 0.90): the guide's tails")
+    (said,) = evidence(0.669).warnings
+    assert "k-hat is above 0.667 for the data set (largest 0.669)" in said
     mixed = Evidence(*torch.tensor([[-3.0] * 2, [0.1] * 2, [400.0] * 2, [math.nan, 0.9]]), 1000, "importance")
     assert "for 1 of 2 data (largest 0.90)" in mixed.warnings[0]
     assert len(evidence(0.51, num_particles=100).warnings) == 1
