@@ -125,7 +125,8 @@ def test_it_settles_on_the_parameters_that_the_fit_goes_back_to():
     result = lvm.fit(model, guide, X + 3.0, **options, **QUIET)
     assert result.num_steps < 300
     shift = result.model.parameters["shift"]
-    torch.testing.assert_close(guide.log_evidence, of_mean(X + 3.0 - shift)[2])
+    torch.testing.assert_close(result.guide.log_evidence, of_mean(X + 3.0 - shift)[2])
+    torch.testing.assert_close(result.guide.median(X)["m"], of_mean(X + 3.0 - shift)[0])
 
 
 def test_after_steps_by_hand():
