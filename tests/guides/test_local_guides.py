@@ -286,6 +286,17 @@ def test_per_datum_refusals():
         lvm.evidence.importance(linear_model, lvm.guides.PerDatum(linear_model, 3), simulated(3))
 
 
+@pytest.mark.parametrize("size", [3, 5])
+def test_held_out_rows_have_no_parameters(size):
+    """Not even where there are as many of them as of the data, when each would be judged by another's parameters."""
+    for guide in (
+        lvm.guides.PerDatum(linear_model, 3),
+        lvm.guides.join(lvm.guides.PerDatum(linear_model, 3), lambda x: None),
+    ):
+        with pytest.raises(ValueError, match="'validation' must be None: PerDatum has parameters for the rows of"):
+            lvm.fit(linear_model, guide, simulated(3), validation=simulated(size), num_steps=1, progress=False)
+
+
 def test_semi_amortized_refusals():
     amortized = lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4))
     with pytest.raises(TypeError, match="'amortized' must be a guide of lvm.guides.Amortized; got PerDatum"):
