@@ -278,3 +278,21 @@ def test_latents_inside_the_data_plate():
 
     with pytest.raises(ValueError, match="'z' must be integrated out first. Use lvm.guides.MeanField"):
         Laplace(nested)(X)
+
+
+def test_latents_of_another_guide():
+    """A point for one and draws for the other: the curvature along the first depends on the second."""
+
+    def two(x):
+        m = pyro.sample("m", dist.Normal(torch.tensor(0.0), 1.0))
+        s = pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 1.0))
+        with lvm.data_plate(x):
+            pyro.sample("x", dist.Normal(m, s), obs=x)
+
+    of_m, of_s = (pyro.poutine.block(two, hide=[name]) for name in ("s", "m"))
+    guide = lvm.guides.join(Laplace(of_m), lvm.guides.MeanField(of_s))
+    reason = "as a function of its own latents, and 's' is not among them. Let it draw every latent outside"
+    with pytest.warns(UserWarning, match=reason):
+        result = lvm.fit(two, guide, X, num_steps=1, compile=False, **QUIET)
+    with pytest.raises(ValueError, match=reason):
+        result.sample(2, X)
