@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyrolvm.guides._checks import quoted
 from pyrolvm.guides._outside import OutsideDataPlate
-from pyrolvm.programs import Program, chunks, data_plate_of, evaluation_mode, is_evaluating, latents
-from pyrolvm.weights import draw, refuse_no_number
+from pyrolvm.programs import Program, as_arguments, chunks, data_plate_of, evaluation_mode, is_evaluating, latents
+from pyrolvm.weights import check_count, draw, refuse_no_number
 
 __all__ = ["Laplace"]
 
@@ -133,11 +133,16 @@ class Laplace(OutsideDataPlate, AutoContinuous):
             batch_size: Rows that are computed at once; None for all.
 
         Raises:
-            ValueError: If there is no maximum close by, or log p(x, z) is flat there along some latents: these are
+            TypeError: If `batch_size` is not an integer.
+            ValueError: If it is below 1; if another guide draws some of the model's latents; if there is no maximum
+                close by, or log p(x, z) is flat there along some latents: these are
                 named. The guide is then as it was, without a curvature.
         """
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self.unsettle()
         model = self._whole[0] if model is None else model
+        args = as_arguments(args, model, self)
         try:
             with evaluation_mode(model, self), torch.no_grad():
                 self._refuse_others(latents(model, args, {}, self._data_plate)[1])

@@ -140,7 +140,7 @@ class SemiAmortized(PyroModule):
         if outside:
             raise ValueError(
                 "SemiAmortized improves latents inside the data plate for a model that has no others; "
-                f"{quoted(outside)} lies outside of it. Use lvm.guides.Amortized, or make it a parameter."
+                f"outside of it lies {quoted(outside)}. Use lvm.guides.Amortized, or make it a parameter."
             )
         generator = torch.Generator().manual_seed(0)
         for i, block in enumerate(self.amortized.latents.blocks):

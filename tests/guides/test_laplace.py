@@ -179,6 +179,15 @@ def test_in_a_comparison():
     assert comparison.table["elbo"].to_list() == pytest.approx([float(of_mean()[2])] * 2)
 
 
+def test_settling_takes_arrays_in_batches():
+    guide = Laplace(mean_model)
+    for batch_size in (None, 3):
+        guide.settle(X.numpy(), batch_size=batch_size)
+        torch.testing.assert_close(guide.log_evidence, of_mean()[2])
+    with pytest.raises(ValueError, match="'batch_size' must be at least 1; got 0"):
+        guide.settle(X, batch_size=0)
+
+
 # ------------------------------------------------------------------------------- what is refused
 
 

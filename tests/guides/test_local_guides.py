@@ -315,7 +315,7 @@ def test_semi_amortized_refusals():
             pyro.sample("x", dist.Normal(z @ WEIGHT, 1.0).to_event(1), obs=x)
 
     guide = lvm.guides.SemiAmortized(lvm.guides.Amortized(nested, torch.nn.Linear(3, 4)), 1)
-    with pytest.raises(ValueError, match="a model that has no others; 'm' lies outside of it"):
+    with pytest.raises(ValueError, match="a model that has no others; outside of it lies 'm'"):
         guide(simulated(3))
     with pytest.raises(TypeError, match="needs the data as its first argument"):
         lvm.guides.SemiAmortized(amortized, 1)()
