@@ -264,6 +264,32 @@ def test_under_plain_pyro(name):
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
+CAPTURED = {
+    "per datum": lambda: lvm.guides.PerDatum(linear_model, 20, "full_rank"),
+    "semi-amortized": lambda: lvm.guides.SemiAmortized(
+        lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4)), 1, num_particles=2
+    ),
+    "flow": lambda: lvm.guides.PerDatum(linear_model, 20, "flow"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["per datum", *(pytest.param(name, marks=pytest.mark.slow) for name in ("semi-amortized", "flow"))]
+)
+def test_captured_steps_are_the_eager_ones(name, interpreted):
+    """Each step's own rows, and the steps inside of a step."""
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(1)
+        guide = CAPTURED[name]()
+        options = {"num_steps": 6, "batch_size": 6, "compile": compile, "seed": 0, "progress": False}
+        found.append((lvm.fit(linear_model, guide, simulated(20), **options), dict(guide.named_parameters())))
+    (eager, expected), (captured, parameters) = found
+    assert captured.execution.startswith("compiled")
+    torch.testing.assert_close(captured.losses, eager.losses)
+    torch.testing.assert_close(parameters, expected)
+
+
 def test_per_datum_refusals():
     with pytest.raises(ValueError, match="'num_data' must be at least 1; got 0"):
         lvm.guides.PerDatum(linear_model, 0)
