@@ -72,7 +72,7 @@ class Flow(OutsideDataPlate, AutoContinuous):
         for width in widths:
             check_count("hidden_features", width)
         self._init_scale = check_positive("init_scale", init_scale)
-        self._options = {
+        self._options: dict[str, Any] = {
             "num_transforms": num_transforms,
             "hidden_features": widths,
             "num_bins": num_bins,
