@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from pyrolvm.fitting.batches import Batches
+from pyrolvm.guides import PerDatum
 from pyrolvm.objectives import Objective
-from pyrolvm.programs import Empty, Program, evaluating, evaluation_mode
+from pyrolvm.programs import Empty, Program, evaluating, evaluation_mode, module_of
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import refuse_no_number
 
@@ -20,6 +21,9 @@ _SEED = 0
 class Validation:
     """Judges a pair on held-out data as it is trained.
 
+    Raises:
+        ValueError: If the guide has parameters for the data's own rows, which it would take for those of others.
+
     Attributes:
         history: (step, objective in nats), in order.
         is_best: Whether the last judgment was the best so far.
@@ -29,6 +33,12 @@ class Validation:
     def __init__(
         self, model: Program, guide: Program | None, objective: Any, batches: Batches, patience: int | None
     ) -> None:
+        module = module_of(guide)
+        if module is not None and any(isinstance(part, PerDatum) for part in module.modules()):
+            raise ValueError(
+                "'validation' must be None: PerDatum has parameters for the rows of 'data', and none for held-out "
+                "ones. Use lvm.guides.Amortized, which takes any."
+            )
         self.model, self.guide, self.objective = model, guide, objective
         self.args = batches.everything()
         self.patience = patience

@@ -102,6 +102,8 @@ class FullRank(Family):
         self.num_parameters = 2 * size + size * (size - 1) // 2
         below, place = torch.tril_indices(size, size, -1), torch.zeros(size, size, dtype=torch.int64)
         place[below[0], below[1]] = torch.arange(below.shape[1])
+        self._place: Tensor
+        self._below: Tensor
         self.register_buffer("_place", place, persistent=False)
         self.register_buffer("_below", torch.ones(size, size).tril(-1), persistent=False)
 
@@ -167,4 +169,4 @@ def _loc_and_scale(parameters: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def _reshaped(base: dist.TorchDistribution, size: int, shape: tuple[int, ...]) -> dist.TorchDistribution:
     if shape == (size,):
         return base
-    return dist.TransformedDistribution(base, [transforms.ReshapeTransform((size,), shape)])
+    return dist.TransformedDistribution(base, [transforms.ReshapeTransform(torch.Size((size,)), torch.Size(shape))])

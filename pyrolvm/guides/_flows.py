@@ -54,8 +54,8 @@ class CouplingFlow(torch.nn.Module):
         )
         with torch.no_grad():
             for transform in self.transforms:
-                hyper = getattr(transform, "hyper", None)
-                last = transform.phi if hyper is None else list(hyper[-1].parameters())
+                hyper: Any = getattr(transform, "hyper", None)
+                last: Any = transform.phi if hyper is None else list(hyper[-1].parameters())
                 for parameter in last:
                     parameter.mul_(_SMALL)
 

@@ -11,6 +11,7 @@ from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyrolvm.guides._checks import check_supports
 from pyrolvm.guides._families import FAMILIES, Family
 from pyrolvm.programs import Program, creating_parameter, data_plate, latents
 
@@ -49,8 +50,9 @@ class LocalLatents(torch.nn.Module):
             like: The families' parameters are put where it is, in its dtype.
 
         Raises:
-            ValueError: If there is no latent inside the data plate, one inside a further plate, or a discrete one; or
-                where programs are evaluated, since the guide has not been fitted then.
+            ValueError: If there is no latent inside the data plate, one inside a further plate, a discrete one, or one
+                whose support is no fixed image of the real numbers; or where programs are evaluated, since the guide
+                has not been fitted then.
         """
         inside, _ = latents(model, args, kwargs, plate)
         if not inside:
@@ -58,6 +60,7 @@ class LocalLatents(torch.nn.Module):
                 f"{self.owner} guides latents inside the data plate, and the model has none. Use lvm.guides.MeanField "
                 "for latents outside of it."
             )
+        check_supports(self.owner, model, args, kwargs, inside)
         sites = [_Site(self.owner, name, latent) for name, latent in inside.items()]
         groups = [[site] for site in sites] if FAMILIES[self.family].factorizes else [sites]
         blocks = []
@@ -123,11 +126,6 @@ class _Site:
             )
         self.name, self.plate, self.plate_dim = name, frames[0].name, frames[0].dim
         self.support = latent["fn"].support
-        if self.support.is_discrete:
-            raise ValueError(
-                f"{owner} draws continuous latents; '{name}' is discrete. "
-                'Mark it infer={"enumerate": "parallel"} in the model to sum it out.'
-            )
         self.transform = biject_to(self.support)
         value = latent["value"]
         self.event_dim = latent["fn"].event_dim

@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from torch.distributions import biject_to
-
-from pyrolvm.guides._checks import check_positive, quoted
+from pyrolvm.guides._checks import check_positive, check_supports, quoted
 from pyrolvm.programs import Program, block, latents
 
 __all__ = ["OutsideDataPlate"]
@@ -30,31 +28,12 @@ class OutsideDataPlate:
             name = type(self).__name__
             raise ValueError(f"{name} guides latents outside the data plate, and the model has none. {remedy}")
         self._check_inside(inside)
-        for name, site in outside.items():
-            _refuse_support(type(self).__name__, name, site["fn"])
+        check_supports(type(self).__name__, self._whole[0], args, kwargs, outside)
         self._left_out.update(inside)
         super()._setup_prototype(*args, **kwargs)  # type: ignore[misc]
 
     def _check_inside(self, inside: Iterable[str]) -> None:
         """Refuse latents inside the data plate where they are in the way."""
-
-
-def _refuse_support(guide: str, name: str, fn: Any) -> None:
-    """Refuse a latent that is discrete, or whose support is no image of the real numbers."""
-    try:
-        support = fn.support
-        if not support.is_discrete:
-            biject_to(support)
-            return
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{guide} needs latents whose support is an image of the real numbers; that of '{name}' "
-            f"({type(fn).__name__}) is not known to be one. Write it as a function of latents that have one."
-        ) from error
-    raise ValueError(
-        f'{guide} draws continuous latents; \'{name}\' is discrete. Mark it infer={{"enumerate": "parallel"}} in the '
-        "model to sum it out."
-    )
 
 
 def _is_enumerated(msg: Any) -> bool:

@@ -28,10 +28,12 @@ class Amortized(PyroModule):
         model: A Pyro program whose first argument is the data.
         encoder: A module that maps the data, (B, ...), to features, (B, H).
         family: "diagonal" (independent normals), "full_rank" (one multivariate normal for all latents of a datum) or
-            "flow" (a coupling flow that all data share, given a context of the datum's own).
+            "flow" (a coupling flow that all data share, given a context of the datum's own; its learning rate is 1e-2
+            at most).
         data_plate: Name of the data plate; None to find it.
 
     Raises:
+        TypeError: If the encoder cannot be called, or, on a run, gives no tensor.
         ValueError: If the family is unknown; on the first run, if the model has no latent inside the data plate, or
             one inside a further plate, or if the encoder's output has not the shape (B, H).
 
@@ -58,6 +60,8 @@ class Amortized(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
+        if not callable(encoder):
+            raise TypeError(f"'encoder' must be a module that maps data to features; got {encoder!r}.")
         super().__init__("amortized")
         self._model = (model,)  # in a tuple, so that it does not become a submodule
         self._data_plate = data_plate
@@ -98,7 +102,7 @@ class Amortized(PyroModule):
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"Amortized needs the data as its first argument, a tensor; got {type(x).__name__}.")
-        features = self.encoder(x)
+        features = self._encoded(x)
         if features.dim() != 2 or len(features) != len(x):
             raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
         if not self.latents.blocks:
@@ -107,3 +111,18 @@ class Amortized(PyroModule):
                 head = torch.nn.Linear(features.shape[-1], block.family.num_parameters)
                 self.heads[f"head{i}"] = head.to(features.device, features.dtype)
         return [head(features) for head in self.heads.values()]
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """What the encoder gives; networks want floats, and what they say of counts is no help."""
+        try:
+            features = self.encoder(x)
+        except RuntimeError as error:
+            if x.is_floating_point():
+                raise
+            raise ValueError(
+                f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass the data as floats, or "
+                "an encoder that turns them into floats first."
+            ) from error
+        if not isinstance(features, Tensor):
+            raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
+        return features

@@ -63,13 +63,16 @@ class Flow(OutsideDataPlate, AutoContinuous):
     ) -> None:
         check_count("num_transforms", num_transforms)
         check_count("num_bins", num_bins)
+        if not isinstance(hidden_features, Sequence) or isinstance(hidden_features, str) or not hidden_features:
+            raise ValueError(
+                "'hidden_features' must have a width for each hidden layer, at least one, such as (32, 32); "
+                f"got {hidden_features!r}."
+            )
         widths = tuple(hidden_features)
-        if not widths:
-            raise ValueError("'hidden_features' must have a width for each hidden layer, at least one; got ().")
         for width in widths:
             check_count("hidden_features", width)
         self._init_scale = check_positive("init_scale", init_scale)
-        self._options = {
+        self._options: dict[str, Any] = {
             "num_transforms": num_transforms,
             "hidden_features": widths,
             "num_bins": num_bins,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pyrolvm.guides._checks import quoted
 from pyrolvm.guides._outside import OutsideDataPlate
-from pyrolvm.programs import Program, chunks, data_plate_of, evaluation_mode, is_evaluating
-from pyrolvm.weights import draw, refuse_no_number
+from pyrolvm.programs import Program, as_arguments, chunks, data_plate_of, evaluation_mode, is_evaluating, latents
+from pyrolvm.weights import check_count, draw, refuse_no_number
 
 __all__ = ["Laplace"]
 
@@ -133,28 +133,48 @@ class Laplace(OutsideDataPlate, AutoContinuous):
             batch_size: Rows that are computed at once; None for all.
 
         Raises:
-            ValueError: If there is no maximum close by, or log p(x, z) is flat there along some latents: these are
+            TypeError: If `batch_size` is not an integer.
+            ValueError: If it is below 1; if another guide draws some of the model's latents; if there is no maximum
+                close by, or log p(x, z) is flat there along some latents: these are
                 named. The guide is then as it was, without a curvature.
         """
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self.unsettle()
         model = self._whole[0] if model is None else model
-        joint = _Joint(model, self, args, batch_size, self._data_plate)
-        with evaluation_mode(model, self), torch.no_grad():
-            joint.value()  # makes parameters, on the first run
-            start = self.loc.detach().clone()
-            try:
-                value, precision = self._climb(joint)
-                scale_tril = _scale_of(precision)
-                self._refuse_hidden(joint, scale_tril)
-                self.scale_tril.copy_(scale_tril)
-            except ValueError as error:
-                self.loc.copy_(start)
-                self._why = str(error)
-                raise
-            size = self.latent_dim
-            spread = self.scale_tril.diagonal().log().sum() + 0.5 * size * math.log(2 * math.pi)
-            self.log_evidence.copy_(value + spread)
+        args = as_arguments(args, model, self)
+        try:
+            with evaluation_mode(model, self), torch.no_grad():
+                self._refuse_others(latents(model, args, {}, self._data_plate)[1])
+                self._settle(_Joint(model, self, args, batch_size, self._data_plate))
+        except ValueError as error:
+            self._why = str(error)
+            raise
         self._is_settled = True
+
+    def _settle(self, joint: "_Joint") -> None:
+        joint.value()  # makes parameters, on the first run
+        start = self.loc.detach().clone()
+        try:
+            value, precision = self._climb(joint)
+            scale_tril = _scale_of(precision)
+            self._refuse_hidden(joint, scale_tril)
+        except ValueError:
+            self.loc.copy_(start)
+            raise
+        self.scale_tril.copy_(scale_tril)
+        spread = self.scale_tril.diagonal().log().sum() + 0.5 * self.latent_dim * math.log(2 * math.pi)
+        self.log_evidence.copy_(value + spread)
+
+    def _refuse_others(self, outside: Iterable[str]) -> None:
+        """Refuse latents that another guide draws: log p(x, z) is no function of this guide's alone."""
+        own = getattr(self, "_unconstrained_shapes", None)
+        others = [] if own is None else [name for name in outside if name not in own]
+        if others:
+            raise ValueError(
+                f"Laplace needs log p(x, z) as a function of its own latents, and {quoted(others)} is not among them. "
+                "Let it draw every latent outside the data plate, or use lvm.guides.FullRank in its place."
+            )
 
     def _climb(self, joint: "_Joint") -> tuple[Tensor, Tensor]:
         """Value and precision at the maximum, where the guide is then."""

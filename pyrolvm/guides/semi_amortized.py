@@ -102,12 +102,14 @@ class SemiAmortized(PyroModule):
         if not self._num_blocks:
             self._set_up((x, *args), kwargs, parameters[0])
         learns = torch.is_grad_enabled()
-        for step_size in self.step_sizes:
+        step_sizes: Any = self.step_sizes
+        for step_size in step_sizes:
             with torch.enable_grad():
                 at = [p if p.requires_grad else p.detach().requires_grad_() for p in parameters]
                 elbo = self._elbo(at, (x, *args), kwargs)
                 gradients = torch.autograd.grad(elbo, at, create_graph=learns)
-            size = step_size / (1 + sum(g.square().sum(-1, keepdim=True) for g in gradients) / _LARGEST**2).sqrt()
+            square = torch.stack([g.square().sum(-1, keepdim=True) for g in gradients]).sum(0)
+            size = step_size / (1 + square / _LARGEST**2).sqrt()
             parameters = [p + size * g for p, g in zip(parameters, gradients, strict=True)]
         return parameters
 
@@ -140,7 +142,7 @@ class SemiAmortized(PyroModule):
         if outside:
             raise ValueError(
                 "SemiAmortized improves latents inside the data plate for a model that has no others; "
-                f"{quoted(outside)} lies outside of it. Use lvm.guides.Amortized, or make it a parameter."
+                f"outside of it lies {quoted(outside)}. Use lvm.guides.Amortized, or make it a parameter."
             )
         generator = torch.Generator().manual_seed(0)
         for i, block in enumerate(self.amortized.latents.blocks):

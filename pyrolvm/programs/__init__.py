@@ -60,6 +60,7 @@ from pyrolvm.programs.runs import (
 )
 from pyrolvm.programs.simulation import Simulation, simulate
 from pyrolvm.programs.structure import Structure, data_plate_of, inspect_pair, latents, signature
+from pyrolvm.programs.supports import moving_supports
 from pyrolvm.programs.uniform import infinite_latents, uniform_guide
 
 __all__ = [
@@ -107,6 +108,7 @@ __all__ = [
     "latents",
     "minibatch",
     "module_of",
+    "moving_supports",
     "modules_in_reach",
     "numbers_in_play",
     "on_device",

@@ -1,5 +1,7 @@
 """Parameters of plain functions: which store they live in, and programs bound to what was fitted."""
 
+import functools
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -39,6 +41,7 @@ class BoundProgram:
     """A Pyro program together with the parameters it was fitted with.
 
     Calling it is calling the program, with its ``pyro.param`` statements answered from here and not from Pyro's store.
+    What else the program has, such as an autoguide's ``quantiles``, it has too; methods run with the parameters.
 
     Attributes:
         program: The program.
@@ -57,9 +60,18 @@ class BoundProgram:
             *args: The program's.
             **kwargs: The program's.
         """
+        return self._run(self.program, *args, **kwargs)
+
+    def _run(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         own: Any = {kind: dict(values) for kind, values in self.state.items()}  # what the run adds is forgotten
         with pyro.get_param_store().scope(own):
-            return self.program(*args, **kwargs)
+            return function(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("program", "state"):  # these are asked for before it is made, by copies
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        value = getattr(self.program, name)
+        return functools.partial(self._run, value) if inspect.ismethod(value) else value
 
     def __repr__(self) -> str:
         return f"BoundProgram({self.__name__}, parameters={sorted(self.state['params'])})"

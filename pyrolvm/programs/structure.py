@@ -165,9 +165,14 @@ def latents(
 
     Returns:
         Sites by name from a run of the model: inside the data plate, and outside of it.
+
+    Raises:
+        ValueError: If the model has no plate of the name that is given.
     """
     sites = _sites_alone(model, args, kwargs)
-    plate, _ = _find_data_plate(_all_sites(sites), data_plate)
+    plate, problems = _find_data_plate(_all_sites(sites), data_plate)
+    if problems:
+        raise ValueError(str(problems[0]))
     inside: dict[str, Any] = {}
     outside: dict[str, Any] = {}
     for name, site in sites.items():

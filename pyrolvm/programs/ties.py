@@ -112,7 +112,7 @@ def _has_density(fn: Any) -> bool:
 def _same_density(before: Trace, after: Trace, name: str) -> bool:
     """Whether a site has one density in two runs; not where it is not known, as that of a flow without an inverse."""
     try:
-        return torch.equal(_log_prob(before, name), _log_prob(after, name))
+        return torch.equal(_log_prob_anew(before, name), _log_prob_anew(after, name))
     except (KeyError, NotImplementedError):
         return False
 
@@ -120,3 +120,9 @@ def _same_density(before: Trace, after: Trace, name: str) -> bool:
 def _log_prob(trace: Trace, name: str) -> Tensor:
     site: Any = trace.nodes[name]
     return torch.as_tensor(site["fn"].log_prob(site["value"]))
+
+
+def _log_prob_anew(trace: Trace, name: str) -> Tensor:
+    """At a copy of the value, so that what a flow has kept from drawing it is not used: it differs by rounding."""
+    site: Any = trace.nodes[name]
+    return torch.as_tensor(site["fn"].log_prob(torch.as_tensor(site["value"]).clone()))

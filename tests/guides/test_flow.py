@@ -137,6 +137,8 @@ def test_refusals():
         lvm.guides.Flow(banana, hidden_features=(8, 0))
     with pytest.raises(ValueError, match="'hidden_features' must have a width for each hidden layer"):
         lvm.guides.Flow(banana, hidden_features=())
+    with pytest.raises(ValueError, match="'hidden_features' must have a width for each hidden layer.*; got 32"):
+        lvm.guides.Flow(banana, hidden_features=32)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -222,3 +222,22 @@ def test_under_plain_pyro(name):
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
     losses = [svi.step(*args) for _ in range(200)]
     assert sum(losses[-50:]) < sum(losses[:50])
+
+
+def test_encoders_that_are_refused():
+    with pytest.raises(TypeError, match="'encoder' must be a module that maps data to features; got 'mlp'"):
+        lvm.guides.Amortized(linear_model, "mlp")
+    with pytest.raises(TypeError, match="'encoder' must give a tensor of features, .B, H.; got tuple"):
+        lvm.guides.Amortized(linear_model, lambda x: (x, x))(torch.randn(4, 3))
+    counts = torch.ones(4, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="'encoder' does not take data of torch.int64: .* Pass the data as floats"):
+        lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 2))(counts)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):  # torch's own word on shapes
+        lvm.guides.Amortized(linear_model, torch.nn.Linear(5, 2))(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("make", [lvm.guides.MeanField, lambda m, **o: lvm.guides.PerDatum(m, 3, **o)])
+def test_a_data_plate_that_is_none(make):
+    """A wrong name would make every latent one outside the data plate."""
+    with pytest.raises(ValueError, match="'data_plate' names no plate: 'rows'. Name one of .* plates: 'data'"):
+        make(nested, data_plate="rows")(X)

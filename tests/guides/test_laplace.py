@@ -125,7 +125,8 @@ def test_it_settles_on_the_parameters_that_the_fit_goes_back_to():
     result = lvm.fit(model, guide, X + 3.0, **options, **QUIET)
     assert result.num_steps < 300
     shift = result.model.parameters["shift"]
-    torch.testing.assert_close(guide.log_evidence, of_mean(X + 3.0 - shift)[2])
+    torch.testing.assert_close(result.guide.log_evidence, of_mean(X + 3.0 - shift)[2])
+    torch.testing.assert_close(result.guide.median(X)["m"], of_mean(X + 3.0 - shift)[0])
 
 
 def test_after_steps_by_hand():
@@ -176,6 +177,15 @@ def test_in_a_comparison():
     )
     assert comparison.table["log_evidence"].to_list() == pytest.approx([float(of_mean()[2])] * 2)
     assert comparison.table["elbo"].to_list() == pytest.approx([float(of_mean()[2])] * 2)
+
+
+def test_settling_takes_arrays_in_batches():
+    guide = Laplace(mean_model)
+    for batch_size in (None, 3):
+        guide.settle(X.numpy(), batch_size=batch_size)
+        torch.testing.assert_close(guide.log_evidence, of_mean()[2])
+    with pytest.raises(ValueError, match="'batch_size' must be at least 1; got 0"):
+        guide.settle(X, batch_size=0)
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -277,3 +287,21 @@ def test_latents_inside_the_data_plate():
 
     with pytest.raises(ValueError, match="'z' must be integrated out first. Use lvm.guides.MeanField"):
         Laplace(nested)(X)
+
+
+def test_latents_of_another_guide():
+    """A point for one and draws for the other: the curvature along the first depends on the second."""
+
+    def two(x):
+        m = pyro.sample("m", dist.Normal(torch.tensor(0.0), 1.0))
+        s = pyro.sample("s", dist.LogNormal(torch.tensor(0.0), 1.0))
+        with lvm.data_plate(x):
+            pyro.sample("x", dist.Normal(m, s), obs=x)
+
+    of_m, of_s = (pyro.poutine.block(two, hide=[name]) for name in ("s", "m"))
+    guide = lvm.guides.join(Laplace(of_m), lvm.guides.MeanField(of_s))
+    reason = "as a function of its own latents, and 's' is not among them. Let it draw every latent outside"
+    with pytest.warns(UserWarning, match=reason):
+        result = lvm.fit(two, guide, X, num_steps=1, compile=False, **QUIET)
+    with pytest.raises(ValueError, match=reason):
+        result.sample(2, X)

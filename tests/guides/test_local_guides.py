@@ -264,6 +264,32 @@ def test_under_plain_pyro(name):
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
+CAPTURED = {
+    "per datum": lambda: lvm.guides.PerDatum(linear_model, 20, "full_rank"),
+    "semi-amortized": lambda: lvm.guides.SemiAmortized(
+        lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4)), 1, num_particles=2
+    ),
+    "flow": lambda: lvm.guides.PerDatum(linear_model, 20, "flow"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["per datum", *(pytest.param(name, marks=pytest.mark.slow) for name in ("semi-amortized", "flow"))]
+)
+def test_captured_steps_are_the_eager_ones(name, interpreted):
+    """Each step's own rows, and the steps inside of a step."""
+    found = []
+    for compile in (False, True):
+        torch.manual_seed(1)
+        guide = CAPTURED[name]()
+        options = {"num_steps": 6, "batch_size": 6, "compile": compile, "seed": 0, "progress": False}
+        found.append((lvm.fit(linear_model, guide, simulated(20), **options), dict(guide.named_parameters())))
+    (eager, expected), (captured, parameters) = found
+    assert captured.execution.startswith("compiled")
+    torch.testing.assert_close(captured.losses, eager.losses)
+    torch.testing.assert_close(parameters, expected)
+
+
 def test_per_datum_refusals():
     with pytest.raises(ValueError, match="'num_data' must be at least 1; got 0"):
         lvm.guides.PerDatum(linear_model, 0)
@@ -286,6 +312,17 @@ def test_per_datum_refusals():
         lvm.evidence.importance(linear_model, lvm.guides.PerDatum(linear_model, 3), simulated(3))
 
 
+@pytest.mark.parametrize("size", [3, 5])
+def test_held_out_rows_have_no_parameters(size):
+    """Not even where there are as many of them as of the data, when each would be judged by another's parameters."""
+    for guide in (
+        lvm.guides.PerDatum(linear_model, 3),
+        lvm.guides.join(lvm.guides.PerDatum(linear_model, 3), lambda x: None),
+    ):
+        with pytest.raises(ValueError, match="'validation' must be None: PerDatum has parameters for the rows of"):
+            lvm.fit(linear_model, guide, simulated(3), validation=simulated(size), num_steps=1, progress=False)
+
+
 def test_semi_amortized_refusals():
     amortized = lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 4))
     with pytest.raises(TypeError, match="'amortized' must be a guide of lvm.guides.Amortized; got PerDatum"):
@@ -304,7 +341,7 @@ def test_semi_amortized_refusals():
             pyro.sample("x", dist.Normal(z @ WEIGHT, 1.0).to_event(1), obs=x)
 
     guide = lvm.guides.SemiAmortized(lvm.guides.Amortized(nested, torch.nn.Linear(3, 4)), 1)
-    with pytest.raises(ValueError, match="a model that has no others; 'm' lies outside of it"):
+    with pytest.raises(ValueError, match="a model that has no others; outside of it lies 'm'"):
         guide(simulated(3))
     with pytest.raises(TypeError, match="needs the data as its first argument"):
         lvm.guides.SemiAmortized(amortized, 1)()

@@ -12,7 +12,7 @@ import pyrolvm as lvm
 from pyrolvm.weights import draw
 
 guides = lvm.guides
-WITH_DENSITY = [guides.MeanField, guides.LowRank, guides.FullRank, guides.Mixture]
+WITH_DENSITY = [guides.MeanField, guides.LowRank, guides.FullRank, guides.Mixture, guides.Flow]
 EVERY = [*WITH_DENSITY, guides.Laplace, guides.Delta]
 QUIET = {"seed": 0, "progress": False}
 
@@ -148,7 +148,13 @@ def test_particles_at_once_are_particles_one_by_one(family):
 
 
 @pytest.mark.parametrize(
-    ("family", "batch_size"), [*((family, None) for family in EVERY), (guides.Mixture, 4), (guides.Laplace, 4)]
+    ("family", "batch_size"),
+    [
+        *((family, None) for family in EVERY if family is not guides.Flow),
+        (guides.Mixture, 4),
+        (guides.Laplace, 4),
+        pytest.param(guides.Flow, None, marks=pytest.mark.slow),  # a large graph
+    ],
 )
 def test_captured_steps_are_the_eager_ones(family, batch_size, interpreted):
     found = []

@@ -1,5 +1,6 @@
 """Parameters of plain functions: which store they live in, and programs bound to them."""
 
+import copy
 import functools
 from contextlib import suppress
 
@@ -90,6 +91,24 @@ def test_a_bound_program_s_parameters_are_its_own():
     bound.program = random_guide  # a program that makes a parameter of its own when it runs
     bound(X)
     assert set(bound.parameters) == {"slope", "scale"}
+
+
+def test_what_else_a_program_has_it_has_when_bound():
+    """A module's attributes and methods, the latter run with its parameters; copies too."""
+
+    class Shifted(Mixed):
+        unit = "nats"
+
+        def shift(self):
+            return pyro.param("scale") + 1
+
+    bound = copy.deepcopy(lvm.bind(model, Shifted(), X)[1])
+    assert bound.unit == "nats"
+    assert bound.shift() == bound.parameters["scale"] + 1
+    with pytest.raises(AttributeError, match="'Shifted' object has no attribute 'color'"):
+        _ = bound.color
+    with pytest.raises(AttributeError, match="'BoundProgram' object has no attribute '__len__'"):
+        _ = bound.__len__
 
 
 def test_unbind_copies():
