@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
-from pyrolvm.models._one_step_ahead import OneStepAhead
-from pyrolvm.models._outcomes import as_outcomes, scalars
+from pyrolvm.models._regressions.one_step_ahead import OneStepAhead
+from pyrolvm.models._regressions.outcomes import as_outcomes, scalars
 
 __all__ = ["autoregression"]
 

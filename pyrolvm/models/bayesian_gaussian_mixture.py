@@ -14,11 +14,11 @@ from pyro.nn import PyroModule
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
-from pyrolvm.models._covariances import KINDS
+from pyrolvm.models._bayesian_mixtures.normal_wishart_kinds import normal_wishart
+from pyrolvm.models._bayesian_mixtures.posterior import MixturePosterior
+from pyrolvm.models._bayesian_mixtures.weight_priors import WEIGHT_PRIORS
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor, check_choice
-from pyrolvm.models._mixture_posterior import MixturePosterior
-from pyrolvm.models._normal_wishart_kinds import normal_wishart
-from pyrolvm.models._weight_priors import WEIGHT_PRIORS
+from pyrolvm.models._mixtures.covariances import KINDS
 from pyrolvm.programs import data_plate
 
 __all__ = ["BayesianGaussianMixture", "MixtureDraws"]

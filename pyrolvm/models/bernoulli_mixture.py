@@ -6,9 +6,9 @@ from jaxtyping import Float, Int
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
-from pyrolvm.models._certain import Bits, log_products, log_sigmoid
-from pyrolvm.models._independent_mixture import IndependentMixture, IndependentStatistics
 from pyrolvm.models._inputs import DataMatrix, refuse_values
+from pyrolvm.models._mixtures.certain import Bits, log_products, log_sigmoid
+from pyrolvm.models._mixtures.independent import IndependentMixture, IndependentStatistics
 
 __all__ = ["BernoulliMixture"]
 

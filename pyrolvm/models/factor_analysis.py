@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pyrolvm.models._linear_gaussian import LinearGaussian
-from pyrolvm.models._linear_steps import num_free
+from pyrolvm.models._linear.linear_gaussian import LinearGaussian
+from pyrolvm.models._linear.steps import num_free
 
 __all__ = ["FactorAnalysis"]
 

@@ -11,11 +11,11 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.models._covariances import KINDS
 from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
-from pyrolvm.models._k_means import distinct_rows, k_means
-from pyrolvm.models._mixture_em import MixtureByEM
-from pyrolvm.models._mixture_statistics import (
+from pyrolvm.models._mixtures.covariances import KINDS
+from pyrolvm.models._mixtures.em import MixtureByEM
+from pyrolvm.models._mixtures.k_means import distinct_rows, k_means
+from pyrolvm.models._mixtures.statistics import (
     MixtureParameters,
     MixtureStatistics,
     expect,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._outcomes import as_covariates, as_outcomes, check_counts, checked, scalars
+from pyrolvm.models._regressions.outcomes import as_covariates, as_outcomes, check_counts, checked, scalars
 
 __all__ = ["gp_poisson_regression"]
 

@@ -10,15 +10,15 @@ from pyro.nn import PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
-from pyrolvm.models._covariances import KINDS
 from pyrolvm.models._criteria import Criteria
-from pyrolvm.models._emissions import Emission, Gaussian
-from pyrolvm.models._emissions_by_means import FAMILIES
-from pyrolvm.models._forward_backward import Chain, backward, forward, smoothed, viterbi
-from pyrolvm.models._hidden_markov_em import HiddenMarkovByEM
-from pyrolvm.models._hidden_markov_statistics import observed_only
+from pyrolvm.models._hidden_markov.em import HiddenMarkovByEM
+from pyrolvm.models._hidden_markov.emissions import Emission, Gaussian
+from pyrolvm.models._hidden_markov.emissions_by_means import FAMILIES
+from pyrolvm.models._hidden_markov.forward_backward import Chain, backward, forward, smoothed, viterbi
+from pyrolvm.models._hidden_markov.sequences import Lengths, Sequences, as_sequence_batch, as_sequences, steps_of
+from pyrolvm.models._hidden_markov.statistics import observed_only
 from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
-from pyrolvm.models._sequences import Lengths, Sequences, as_sequence_batch, as_sequences, steps_of
+from pyrolvm.models._mixtures.covariances import KINDS
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
-from pyrolvm.models._outcomes import as_outcomes, check_zeros_and_ones, checked, scalars
+from pyrolvm.models._regressions.outcomes import as_outcomes, check_zeros_and_ones, checked, scalars
 
 __all__ = ["item_response"]
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import as_count, check_choice
-from pyrolvm.models._latent_normal import LatentNormal
+from pyrolvm.models._linear.latent_normal import LatentNormal
 
 __all__ = ["LatentGaussian"]
 

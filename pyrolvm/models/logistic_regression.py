@@ -5,7 +5,7 @@ import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._outcomes import as_covariates, as_outcomes, check_zeros_and_ones, checked, scalars
+from pyrolvm.models._regressions.outcomes import as_covariates, as_outcomes, check_zeros_and_ones, checked, scalars
 from pyrolvm.programs import data_plate
 
 __all__ = ["logistic_regression"]

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints, transform_to
 
 from pyrolvm.models._inputs import DataMatrix, as_count, as_nonnegative
-from pyrolvm.models._k_means import k_means
-from pyrolvm.models._linear_steps import (
+from pyrolvm.models._linear.steps import (
     LinearStatistics,
     as_sizes,
     gather,
@@ -23,8 +22,9 @@ from pyrolvm.models._linear_steps import (
     project,
     regress,
 )
-from pyrolvm.models._mixture_em import MixtureByEM
-from pyrolvm.models._mixture_statistics import empty, normalized, positive
+from pyrolvm.models._mixtures.em import MixtureByEM
+from pyrolvm.models._mixtures.k_means import k_means
+from pyrolvm.models._mixtures.statistics import empty, normalized, positive
 from pyrolvm.seeding import seeded
 
 __all__ = ["MixtureOfFactorAnalyzers"]

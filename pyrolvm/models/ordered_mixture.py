@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
-from pyrolvm.models._ordered_normal import OrderedNormal
-from pyrolvm.models._outcomes import as_outcomes, scalars
+from pyrolvm.models._regressions.ordered_normal import OrderedNormal
+from pyrolvm.models._regressions.outcomes import as_outcomes, scalars
 from pyrolvm.programs import data_plate
 
 __all__ = ["ordered_mixture"]

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import DataMatrix, as_count, refuse_other_than_counts
-from pyrolvm.models._latent_normal import LatentNormal
+from pyrolvm.models._linear.latent_normal import LatentNormal
 from pyrolvm.seeding import seeded
 
 __all__ = ["PoissonFactorAnalysis"]

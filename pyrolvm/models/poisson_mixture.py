@@ -6,9 +6,9 @@ from jaxtyping import Float, Int
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
-from pyrolvm.models._certain import NEVER, Counts, log_products
-from pyrolvm.models._independent_mixture import IndependentMixture, IndependentStatistics
 from pyrolvm.models._inputs import DataMatrix, refuse_other_than_counts
+from pyrolvm.models._mixtures.certain import NEVER, Counts, log_products
+from pyrolvm.models._mixtures.independent import IndependentMixture, IndependentStatistics
 
 __all__ = ["PoissonMixture"]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.models._inputs import DataMatrix
-from pyrolvm.models._linear_gaussian import LinearGaussian, LinearParameters
+from pyrolvm.models._linear.linear_gaussian import LinearGaussian, LinearParameters
 
 __all__ = ["ProbabilisticPCA"]
 

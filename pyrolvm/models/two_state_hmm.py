@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import as_count
-from pyrolvm.models._ordered_normal import OrderedNormal
-from pyrolvm.models._outcomes import as_outcomes
+from pyrolvm.models._regressions.ordered_normal import OrderedNormal
+from pyrolvm.models._regressions.outcomes import as_outcomes
 
 __all__ = ["two_state_hmm"]
 

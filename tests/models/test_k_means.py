@@ -5,7 +5,7 @@ import sklearn.datasets
 import torch
 
 from pyrolvm.datasets import faithful
-from pyrolvm.models._k_means import k_means
+from pyrolvm.models._mixtures.k_means import k_means
 
 
 def standardized(x):
@@ -79,7 +79,7 @@ def test_labels_are_of_the_nearest_center_and_centers_in_the_datas_units():
 def test_rows_in_chunks(monkeypatch):
     x = blobs()
     whole = k_means(x, 6, [0, 1])
-    monkeypatch.setattr("pyrolvm.models._k_means._AT_ONCE", 100)
+    monkeypatch.setattr("pyrolvm.models._mixtures.k_means._AT_ONCE", 100)
     assert (k_means(x, 6, [0, 1]).labels == whole.labels).all()
 
 
@@ -92,7 +92,7 @@ def test_a_cluster_for_each_distinct_row():
 
 
 def test_vacant_clusters_are_moved_to_far_rows():
-    from pyrolvm.models._k_means import _lloyd
+    from pyrolvm.models._mixtures.k_means import _lloyd
 
     x = blobs()
     centers = torch.cat([x[:1], torch.full((2, 4), 1e6)]).unsqueeze(0)

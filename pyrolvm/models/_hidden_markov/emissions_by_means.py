@@ -10,7 +10,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.models._emissions import Emission, Moments, Start, Values
+from pyrolvm.models._hidden_markov.emissions import Emission, Moments, Start, Values
 from pyrolvm.seeding import seeded
 
 __all__ = ["FAMILIES"]

@@ -16,9 +16,9 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.models._covariances import Covariance
-from pyrolvm.models._k_means import k_means
-from pyrolvm.models._mixture_statistics import MixtureParameters, MixtureStatistics, gather, maximize, parameters_of
+from pyrolvm.models._mixtures.covariances import Covariance
+from pyrolvm.models._mixtures.k_means import k_means
+from pyrolvm.models._mixtures.statistics import MixtureParameters, MixtureStatistics, gather, maximize, parameters_of
 
 __all__ = ["Emission", "Gaussian", "Moments", "Start", "Values"]
 

@@ -13,8 +13,8 @@ from torch.distributions import constraints, transform_to
 
 from pyrolvm.models._criteria import Criteria
 from pyrolvm.models._inputs import DataMatrix
-from pyrolvm.models._latent_normal import LatentNormal
-from pyrolvm.models._linear_steps import LinearStatistics, as_sizes, gather, latents_given, noise, project, regress
+from pyrolvm.models._linear.latent_normal import LatentNormal
+from pyrolvm.models._linear.steps import LinearStatistics, as_sizes, gather, latents_given, noise, project, regress
 from pyrolvm.seeding import seeded
 
 __all__ = ["LinearGaussian", "LinearParameters"]

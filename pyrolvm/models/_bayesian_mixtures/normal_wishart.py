@@ -3,7 +3,7 @@
 With D features, precision matrices Lambda ~ Wishart(degrees, S^-1) for the kinds with matrices, S the expected
 covariance times the degrees; precisions ~ Gamma(degrees / 2, S / 2) of each feature for the diagonal kind, and
 ~ Gamma(D degrees / 2, D S / 2) for the spherical one; means ~ N(loc, (mean_precision Lambda)^-1). S is held by the root
-of S / degrees, the scale, shaped as in `_covariances`.
+of S / degrees, the scale, shaped as in `_mixtures.covariances`.
 """
 
 import math
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._covariances import Covariance
+from pyrolvm.models._mixtures.covariances import Covariance
 
 __all__ = ["NormalWishart"]
 

@@ -10,15 +10,15 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.models._emissions import Emission, Values
-from pyrolvm.models._hidden_markov_statistics import (
+from pyrolvm.models._hidden_markov.emissions import Emission, Values
+from pyrolvm.models._hidden_markov.sequences import Lengths, Sequences, Steps, steps_of
+from pyrolvm.models._hidden_markov.statistics import (
     HiddenMarkovParameters,
     HiddenMarkovStatistics,
     expect,
     maximize,
     start,
 )
-from pyrolvm.models._sequences import Lengths, Sequences, Steps, steps_of
 
 __all__ = ["HiddenMarkovByEM"]
 

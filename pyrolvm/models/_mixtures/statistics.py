@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from pyrolvm.models._covariances import Covariance
+from pyrolvm.models._mixtures.covariances import Covariance
 
 __all__ = [
     "MixtureParameters",

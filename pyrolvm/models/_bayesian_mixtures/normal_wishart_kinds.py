@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyrolvm.models._covariances import KINDS, Covariance
-from pyrolvm.models._normal_wishart import NormalWishart
+from pyrolvm.models._bayesian_mixtures.normal_wishart import NormalWishart
+from pyrolvm.models._mixtures.covariances import KINDS, Covariance
 
 __all__ = ["normal_wishart"]
 

@@ -14,10 +14,10 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyrolvm.models._k_means import k_means
-from pyrolvm.models._mixture_statistics import MixtureParameters, MixtureStatistics, expect, gather, unit
-from pyrolvm.models._normal_wishart import NormalWishart
-from pyrolvm.models._weight_priors import WeightPrior
+from pyrolvm.models._bayesian_mixtures.normal_wishart import NormalWishart
+from pyrolvm.models._bayesian_mixtures.weight_priors import WeightPrior
+from pyrolvm.models._mixtures.k_means import k_means
+from pyrolvm.models._mixtures.statistics import MixtureParameters, MixtureStatistics, expect, gather, unit
 
 __all__ = [
     "Hyperparameters",

@@ -9,9 +9,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyrolvm.models._inputs import DataMatrix, as_count, as_data, as_probabilities
-from pyrolvm.models._mixture_statistics import MixtureStatistics
-from pyrolvm.models._variational_bayes import (
+from pyrolvm.models._bayesian_mixtures.variational_bayes import (
     Hyperparameters,
     Prior,
     draw_predictive,
@@ -24,6 +22,8 @@ from pyrolvm.models._variational_bayes import (
     start,
     update,
 )
+from pyrolvm.models._inputs import DataMatrix, as_count, as_data, as_probabilities
+from pyrolvm.models._mixtures.statistics import MixtureStatistics
 from pyrolvm.seeding import seeded
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._emissions import Emission, Moments
-from pyrolvm.models._forward_backward import Chain, backward, forward, smoothed, transitions
-from pyrolvm.models._sequences import Steps
+from pyrolvm.models._hidden_markov.emissions import Emission, Moments
+from pyrolvm.models._hidden_markov.forward_backward import Chain, backward, forward, smoothed, transitions
+from pyrolvm.models._hidden_markov.sequences import Steps
 
 __all__ = ["HiddenMarkovParameters", "HiddenMarkovStatistics", "expect", "maximize", "observed_only", "start"]
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._certain import NEVER
 from pyrolvm.models._inputs import as_count, as_nonnegative
-from pyrolvm.models._k_means import k_means
-from pyrolvm.models._mixture_em import MixtureByEM
-from pyrolvm.models._mixture_statistics import empty, normalized, positive
+from pyrolvm.models._mixtures.certain import NEVER
+from pyrolvm.models._mixtures.em import MixtureByEM
+from pyrolvm.models._mixtures.k_means import k_means
+from pyrolvm.models._mixtures.statistics import empty, normalized, positive
 
 __all__ = ["IndependentMixture", "IndependentParameters", "IndependentStatistics"]
 

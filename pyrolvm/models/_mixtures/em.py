@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.models._inputs import DataMatrix, as_probabilities
-from pyrolvm.models._mixture import Mixture
-from pyrolvm.models._mixture_statistics import empty
+from pyrolvm.models._mixtures.mixture import Mixture
+from pyrolvm.models._mixtures.statistics import empty
 
 __all__ = ["MixtureByEM"]
 

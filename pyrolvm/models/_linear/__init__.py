@@ -1,0 +1,1 @@
+"""What models with standard normal latents share: program, densities, both steps of EM of the linear ones."""

@@ -1,0 +1,1 @@
+"""What mixtures share: program, densities, starts, both steps of EM."""
