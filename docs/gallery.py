@@ -4,6 +4,7 @@ Prints a line for each section as it runs. A cell that fails ends the run with i
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def run(source: Path) -> Any:
         source: A Markdown notebook.
     """
     notebook = jupytext.read(source)
-    client = Sections(notebook, timeout=SECONDS_FOR_A_CELL, kernel_name="python3")
+    client = Sections(
+        notebook, timeout=SECONDS_FOR_A_CELL, kernel_name="python3", extra_arguments=["--log-level=ERROR"]
+    )
     client.execute()
     client.tell("")
     return notebook
@@ -64,12 +67,11 @@ def page(notebook: Any) -> str:
     body, _ = exporter.from_notebook_node(notebook)
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     template = (HERE / "gallery.html.j2").read_text(encoding="utf-8")
-    contents = [
-        heading[3:] for cell in notebook.cells for heading in headings(cell.source) if heading.startswith("## ")
-    ]
-    links = "".join(f'<li><a href="#{title.replace(" ", "-")}">{title}</a></li>' for title in contents)
+    titles = [line[3:] for cell in notebook.cells for line in headings(cell.source) if line.startswith("## ")]
+    links = "".join(f'<li><a href="#{title.replace(" ", "-")}">{title}</a></li>' for title in titles)
+    body = body.replace("</h1>", f'</h1><nav aria-label="contents"><ul>{links}</ul></nav>', 1)
     title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-    for name, value in (("title", title), ("code", light), ("contents", links), ("body", body)):
+    for name, value in (("title", title), ("code", light), ("body", body)):
         template = template.replace(f"{{{{ {name} }}}}", value)
     return template
 
@@ -79,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("gallery.html"), help="where to write the page")
     output = parser.parse_args().output
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # what tqdm says without ipywidgets
     print("Running docs/gallery.md:")
     output.write_text(page(run(HERE / "gallery.md")), encoding="utf-8")
     print(f"Written to {output}")

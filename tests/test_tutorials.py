@@ -174,7 +174,7 @@ def test_the_gallery_runs_and_its_numbers_are_their_truths(execute):
     assert {cell.source: complaints(cell) for cell in cells if complaints(cell)} == {}
     for cell in cells:
         shown = pictures(cell)
-        assert len(shown) == cell.source.count("plt.show()") + cell.source.count(".plot()\n"), cell.source
+        assert len(shown) == cell.source.count("plt.show()") + cell.source.count(".plot()"), cell.source
         assert all(min(picture.shape[:2]) >= 200 and picture.std() > 0.01 for picture in shown)
     numbers = printed(cells)
     for what, (truth, tolerance) in TRUTHS.items():
