@@ -9,7 +9,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow benchmarks lint format clean
+.PHONY: help demo gallery test test-slow benchmarks lint format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -25,6 +25,11 @@ help: ## show this list
 
 demo: .venv/.installed ## compare variational families on real data; writes report.html
 	$(PY) examples/demo.py
+
+gallery: export OMP_NUM_THREADS = 1
+
+gallery: .venv/.installed ## run docs/gallery.md, every model and guide next to a truth; writes gallery.html
+	$(PY) docs/gallery.py
 
 # One thread in each of the JOBS processes: more would only fight for the cores.
 test test-slow: export OMP_NUM_THREADS = 1
@@ -50,5 +55,5 @@ format: .venv/.installed ## put the code into the project's format
 	$(PY) -m ruff format
 
 clean: ## remove what the other targets wrote (.venv stays)
-	rm -rf build dist report.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist report.html gallery.html .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find pyrolvm tests benchmarks docs tutorials -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.md"))
+import pyrolvm as lvm
+
+ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.md"))
+GALLERY = ROOT / "docs" / "gallery.md"
 SECONDS_FOR_A_CELL = 300
 
 
@@ -67,7 +72,7 @@ def test_there_are_tutorials():
     assert TUTORIALS
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*TUTORIALS, GALLERY], ids=lambda path: path.stem)
 def test_tutorial_is_a_notebook(path):
     notebook = jupytext.read(path)
     nbformat.validate(notebook)
@@ -102,3 +107,98 @@ def test_a_failing_cell_fails_the_test_with_its_message(execute):
     notebook.cells = [nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("assert x == 2, 'x is not two'")]
     with pytest.raises(pytest.fail.Exception, match=r"(?s)assert x == 2.*AssertionError: x is not two"):
         execute(notebook)
+
+
+@pytest.mark.parametrize("room", ["models", "guides", "estimators"])
+def test_the_gallery_shows_the_whole_collection(room):
+    text = GALLERY.read_text(encoding="utf-8")
+    names = set(getattr(lvm, room).__all__) - {"Empty"}
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
+
+
+# What the gallery shows beside its truth, by the words in front: the truth, from elsewhere than this code (LAWS in the
+# tests of each model and guide: eigenvalues, scikit-learn, quadrature, counts), and how far the page may be from it.
+TRUTHS = {
+    "ProbabilisticPCA, closed form": (-2875.6363, 2e-4),
+    "ProbabilisticPCA, EM": (-2875.6363, 1e-2),
+    "ProbabilisticPCA, SVI": (-2875.6363, 0.5),
+    "FactorAnalysis, EM": (-2747.1911, 1e-2),
+    "GaussianMixture, EM": (-1130.2640, 1e-2),
+    "GaussianMixture, SVI": (-1130.2640, 0.05),
+    "BayesianGaussianMixture, rows in component 1": (174.1208, 2),
+    "BayesianGaussianMixture, rows in component 2": (97.7802, 2),
+    "MixtureOfFactorAnalyzers, K = 1, 1 factors": (-2894.2703, 1e-2),
+    "MixtureOfFactorAnalyzers, K = 1, 2 factors": (-2747.1911, 1e-2),
+    "HiddenMarkovModel, short after short": (6 / 97, 0.005),
+    "Delta, largest error of a coefficient": (0, 0.01),
+    "MeanField, gap": (3.3531, 0.15),
+    "FullRank, gap": (0, 0.15),
+    "Laplace, gap": (0, 1e-3),
+    "Laplace, log p(y)": (-206.1738, 1e-3),
+    "FullRank, gap on the banana": (0.5607, 0.03),
+    "FullRank, gap on the funnel": (0.3769, 0.05),
+    "FullRank, ELBO below log p(x)": (-2.7515 - 0.7, 0.1),
+    "Mixture, ELBO below log p(x)": (-2.7515, 0.1),
+    "log p(x), sum over z": (-1126.3159, 1e-2),
+    "estimators.GaussianMixture, best by BIC": (-1126.3159, 0.05),
+    "estimators.ProbabilisticPCA": (-2875.6363, 1e-2),
+    "estimators.FactorAnalysis": (-2747.1911, 1e-2),
+}
+# Those whose truth the page computes in another way, at the model that it fitted.
+SAME = {
+    "LatentGaussian, importance sampling": 0.5,
+    "LatentGaussian, annealing": 0.5,
+    "PoissonFactorAnalysis": 1.5,
+    "VAE, 50 digits": 1.5,
+    "GaussianMixture, weighted rows": 1e-2,
+    "BernoulliMixture, one class": 1e-2,
+    "PoissonMixture, one component": 1e-2,
+    "estimators.BayesianGaussianMixture, largest weight": 0.02,
+}
+VARIANCES = {"score function": (1.762, 13.58), "reparameterized": (1.762, 2.560), "and z enumerated": (0.0112, 1.330)}
+NUMBER = re.compile(r"^(.+): (-?[\d.]+), truth (-?[\d.]+|nan) \(", flags=re.MULTILINE)
+
+
+def printed(cells):
+    """The numbers that a notebook shows beside their truths, by the words in front."""
+    text = "".join(output["text"] for cell in cells for output in cell.outputs if output.get("name") == "stdout")
+    return {what: (float(found), float(truth)) for what, found, truth in NUMBER.findall(text)}
+
+
+@pytest.mark.slow
+def test_the_gallery_runs_and_its_numbers_are_their_truths(execute):
+    notebook = jupytext.read(GALLERY)
+    ask = "import json; print(json.dumps([gaps, posteriors.to_dict('list')], default=float))"
+    notebook.cells.append(nbformat.v4.new_code_cell(ask))
+    *cells, asked = code_cells(execute(notebook))
+    assert {cell.source: complaints(cell) for cell in cells if complaints(cell)} == {}
+    for cell in cells:
+        shown = pictures(cell)
+        assert len(shown) == cell.source.count("plt.show()") + cell.source.count(".plot()"), cell.source
+        assert all(min(picture.shape[:2]) >= 200 and picture.std() > 0.01 for picture in shown)
+    numbers = printed(cells)
+    for what, (truth, tolerance) in TRUTHS.items():
+        assert abs(numbers[what][0] - truth) < tolerance, (what, numbers[what])
+    for what, tolerance in SAME.items():
+        assert abs(numbers[what][0] - numbers[what][1]) < tolerance, (what, numbers[what])
+    for kind, truths in VARIANCES.items():
+        for which, truth in zip(("q(z)", "q(y | z)"), truths, strict=True):
+            assert numbers[f"variance for {which}, {kind}"][0] == pytest.approx(truth, rel=0.08)
+    assert -0.1 < numbers["LowRank, gap"][0] < numbers["MeanField, gap"][0]
+    for target in ("banana", "funnel"):
+        assert -0.02 < numbers[f"Flow, gap on the {target}"][0] < numbers[f"FullRank, gap on the {target}"][0] - 0.05
+    gaps, posteriors = json.loads(asked.outputs[0]["text"])
+    assert_gaps(gaps)
+    for guide, off, ratio in zip(posteriors["guide"], posteriors["off by"], posteriors["sd ratio"], strict=True):
+        assert guide != "Laplace" or (off < 0.5 and 0.8 < ratio < 1.3)
+
+
+def assert_gaps(gaps):
+    """LAWS of the linear Gaussian model: gaps per flower, found and by formula."""
+    for name in ("Amortized, constant", "Amortized, linear", "PerDatum", "Amortized, linear, full_rank"):
+        found, truth = gaps[name]
+        assert abs(found - truth) < 0.1, name
+    found, truth = gaps["Amortized, linear, flow"]
+    assert -0.05 < found < 1
+    constant, linear = gaps["Amortized, constant"][0], gaps["Amortized, linear"][0]
+    assert linear - 0.1 < gaps["SemiAmortized, 3 steps"][0] < gaps["SemiAmortized, 1 step"][0] < constant / 5
