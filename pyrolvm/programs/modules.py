@@ -86,11 +86,14 @@ def _unwrapped(program: Any, given: list[Any] | None = None) -> Any:
 def evaluation_mode(*programs: Any) -> Iterator[None]:
     """Put the modules in reach of programs into evaluation mode for the block: no dropout, no running averages.
 
+    Parameters whose gradient is off stay so, though Pyro's store turns it on for those it registers.
+
     Args:
         *programs: Pyro programs.
     """
     modules = [module for program in programs for module in modules_in_reach(program)]
     training = [part for module in modules for part in module.modules() if part.training]
+    frozen = [p for module in modules for p in module.parameters() if not p.requires_grad]
     try:
         for part in training:
             part.training = False
@@ -98,3 +101,5 @@ def evaluation_mode(*programs: Any) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+        for parameter in frozen:
+            parameter.requires_grad_(False)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pyro
 import pytest
 import scipy.stats
@@ -6,6 +8,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
+import pyrolvm as lvm
 from pyrolvm.models import eight_schools_centered, eight_schools_noncentered
 
 PROGRAMS = [eight_schools_centered, eight_schools_noncentered]
@@ -75,3 +78,25 @@ def test_refused_shapes(program, data):
             ValueError, match=r"'y' and 'sigma' must both have shape \(J,\), a row for each school; got"
         ):
             program(*bad)
+
+
+@pytest.mark.parametrize(("program", "error"), [(eight_schools_centered, 0.5), (eight_schools_noncentered, 4.0)])
+def test_what_was_simulated_is_recovered(program, error):
+    """Many schools of known mean and spread, each form where it fits well: the posterior is narrow, and lies at them."""
+    generator = torch.Generator().manual_seed(3)
+    mu, tau, sigma = 3.0, 4.0, torch.full((100,), error)
+    theta = mu + tau * torch.randn(100, generator=generator)
+    y = theta + sigma * torch.randn(100, generator=generator)
+    model = partial(program, y, sigma)
+    rate = {"learning_rate": lambda step: 0.2 * 0.987**step, "num_steps": 400}
+    guide = lvm.guides.MeanField(model)
+    result = lvm.fit(model, guide, objective=lvm.objectives.ELBO(2), seed=0, progress=False, compile=False, **rate)
+    draws = result.sample(2000, seed=1)
+    # y_j ~ N(mu, tau^2 + sigma^2): standard errors of the mean, and of tau by the delta method
+    spread = (tau**2 + error**2) ** 0.5
+    assert abs(draws["mu"].mean() - mu) < 4 * spread / 100**0.5
+    assert abs(draws["tau"].mean() - tau) < 4 * spread**2 / tau / 200**0.5
+    effects = draws["theta"] if "theta" in draws else draws["mu"][:, None] + draws["tau"][:, None] * draws["theta_raw"]
+    found = (effects.mean(0) - theta).square().mean().sqrt()
+    best = (1 / (1 / tau**2 + 1 / error**2)) ** 0.5  # root mean square error of the posterior mean
+    assert abs(found / best - 1) < 4 / 200**0.5

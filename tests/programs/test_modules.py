@@ -79,3 +79,18 @@ def test_autoguides_inside_partial_follow_the_minibatch():
     result = lvm.fit(model, functools.partial(autoguide), x, batch_size=2, num_steps=2, seed=0, progress=False)
     assert autoguide.locs.z.shape == (6,)
     assert lvm.objectives.ELBO().bound(result.model, result.guide, x, seed=0).shape == (6,)
+
+
+def test_evaluation_leaves_frozen_parameters_frozen():
+    """Pyro's store turns the gradient on for what it registers; a later fit would train it."""
+    frozen = lvm.models.ProbabilisticPCA(1, 3).requires_grad_(False)
+    guide, x = lvm.guides.Amortized(frozen, torch.nn.Linear(3, 4)), torch.randn(5, 3)
+    fitted = lvm.fit(frozen, guide, x, num_steps=1, seed=0, progress=False)
+    before = [p.clone() for p in frozen.parameters()]
+    lvm.check(frozen, guide, x)
+    lvm.log_weights(frozen, guide, x, seed=0)
+    lvm.objectives.ELBO().bound(frozen, guide, x, seed=0)
+    fitted.sample(2, x)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    lvm.fit(frozen, guide, x, num_steps=2, seed=0, progress=False)
+    assert all(torch.equal(p, old) for p, old in zip(frozen.parameters(), before, strict=True))
