@@ -82,7 +82,7 @@ def test_refused_shapes(program, data):
 
 @pytest.mark.parametrize(("program", "error"), [(eight_schools_centered, 0.5), (eight_schools_noncentered, 4.0)])
 def test_what_was_simulated_is_recovered(program, error):
-    """Many schools of known mean and spread, each form where it fits well: the posterior is narrow, and lies at them."""
+    """Many schools of known mean and spread, each form where it fits well: the posterior lies at them."""
     generator = torch.Generator().manual_seed(3)
     mu, tau, sigma = 3.0, 4.0, torch.full((100,), error)
     theta = mu + tau * torch.randn(100, generator=generator)
