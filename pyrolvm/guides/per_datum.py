@@ -37,6 +37,7 @@ class PerDatum(PyroModule):
         tables: Parameters of the family, one of shape (N, P) for each block of latents that are drawn together.
 
     Raises:
+        TypeError: If `num_data` is no integer.
         ValueError: If the family is unknown or a number is out of range; on the first run, if the model has no latent
             inside the data plate, or one inside a further plate; on any, if the data have not N rows and no minibatch
             says which rows they are.
@@ -65,6 +66,8 @@ class PerDatum(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
+        if not isinstance(num_data, int):
+            raise TypeError(f"'num_data' must be the number of rows of the data; got {type(num_data).__name__}.")
         check_count("num_data", num_data)
         super().__init__("per_datum")
         self._model = (model,)  # in a tuple, so that it does not become a submodule

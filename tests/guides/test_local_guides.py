@@ -293,6 +293,8 @@ def test_captured_steps_are_the_eager_ones(name, interpreted):
 def test_per_datum_refusals():
     with pytest.raises(ValueError, match="'num_data' must be at least 1; got 0"):
         lvm.guides.PerDatum(linear_model, 0)
+    with pytest.raises(TypeError, match="'num_data' must be the number of rows of the data; got Tensor"):
+        lvm.guides.PerDatum(linear_model, simulated(3))
     with pytest.raises(ValueError, match="'init_scale' must be a positive number; got 0"):
         lvm.guides.PerDatum(linear_model, 3, init_scale=0)
     with pytest.raises(ValueError, match="'family' must be one of .*; got 'full-rank'. Did you mean 'full_rank'"):
