@@ -40,11 +40,11 @@ def collapse_figure(result: "Collapse") -> Figure:
 
 
 def _title(result: "Collapse") -> str:
-    numbers = result.rate, result.mutual_information, result.marginal_kl, result.distortion
-    rate, information, marginal, distortion = (f"{number:.3g}" for number in numbers)
+    numbers = result.distortion, result.rate, result.mutual_information, result.marginal_kl
+    distortion, rate, information, marginal = (f"{number:.3g}" for number in numbers)
     return (
-        f"{result.num_active} of {result.num_units} units active\n"
-        f"rate {rate} = mutual information {information} + KL(q(z) || p(z)) {marginal}; distortion {distortion} nats"
+        f"{result.num_active} of {result.num_units} units active; distortion {distortion} nats\n"
+        f"rate {rate} = mutual information {information} + KL(q(z) || p(z)) {marginal}"
     )
 
 
@@ -56,7 +56,7 @@ def _rates(axes: Any, table: Any) -> None:
     places = np.arange(len(table))
     axes.bar(places, table["rate"].fillna(0.0), color=_colors(table), width=0.8)
     if table["predicted_rate"].notna().any():
-        look = {"ls": "none", "marker": "o", "ms": 5, "mfc": "none", "mec": _PREDICTED, "mew": 1.4}
+        look = {"ls": "none", "marker": "o", "ms": 5, "mfc": "none", "mec": _PREDICTED, "mew": 1.4, "clip_on": False}
         axes.plot(places, table["predicted_rate"], label="predicted from eigenvalues", **look)
         axes.legend(loc="upper right", handlelength=1.2)
     axes.set_ylim(bottom=0)

@@ -229,7 +229,7 @@ def _is_standard(latents: dict[str, Tensor], log_prior: Tensor) -> bool:
     if len(latents) != 1:
         return False
     (z,) = latents.values()
-    z = z.flatten(1).double().cpu()
+    z = z.reshape(len(z), -1).double().cpu()
     expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     return torch.allclose(log_prior, expected, rtol=1e-4, atol=1e-4)
 

@@ -38,7 +38,7 @@ from pyrolvm.weights.reading_units import read_units
 from pyrolvm.weights.score import score_terms
 from pyrolvm.weights.terms import Terms, read_terms, unscaled
 
-__all__ = ["Gradient", "draw", "take_out_scale"]
+__all__ = ["Gradient", "densities_elsewhere", "draw", "take_out_scale"]
 
 Gradient = Literal["site", "path", "guide", "score"]
 
@@ -185,7 +185,7 @@ class _Run:
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
         counts, plates = (particles.num_global, particles.num_local), (GLOBAL_PARTICLES, LOCAL_PARTICLES)
-        with self._densities_at_copies():
+        with densities_elsewhere():
             terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
             units = None
             if self.keep_units and not self.structure.guide_enumerated:
@@ -211,17 +211,6 @@ class _Run:
             guide_terms=tuple((terms.layout, term) for term in terms.guide),
             units=units,
         )
-
-    @contextmanager
-    def _densities_at_copies(self) -> Iterator[None]:
-        """Say what to do where a flow of the guide knows the density of its own draws only."""
-        try:
-            yield
-        except (KeyError, NotImplementedError) as error:
-            raise ValueError(
-                "The guide has a distribution that gives no density at a copy of its draw, such as a flow without an "
-                "inverse. Use a flow with one, or lvm.objectives.ELBO(1)."
-            ) from error
 
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:
         """Sites of the guide that get a score-function gradient."""
@@ -253,6 +242,22 @@ class _Run:
         except Exception:  # a program that was not written for two particles may raise anything
             return False, True
         return agree(both, singles)
+
+
+@contextmanager
+def densities_elsewhere() -> Iterator[None]:
+    """Say what to do where a flow of the guide knows the density of its own draws only.
+
+    Raises:
+        ValueError: If it is asked for another.
+    """
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            "The guide has a distribution that gives no density at values that are not its own last draw, such as a "
+            "flow without an inverse. Use a flow with one; lvm.objectives.ELBO(1) trains without."
+        ) from error
 
 
 def _folded(terms: Terms) -> dict[str, Parts]:
