@@ -30,7 +30,7 @@ def collapse_figure(result: "Collapse") -> Figure:
         has_rates = bool(table["rate"].notna().any())
         width = min(9.0, max(4.8, 1.2 + 0.16 * len(table)))
         figure = Picture(figsize=(width, 4.4 if has_rates else 2.8), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(2 if has_rates else 1, 1, sharex=True))
+        axes = figure.subplots(2 if has_rates else 1, 1, sharex=True, squeeze=False)[:, 0]
         if has_rates:
             _rates(axes[0], table)
         _variances(axes[-1], table, result.threshold)
@@ -68,9 +68,18 @@ def _variances(axes: Any, table: Any, threshold: float) -> None:
     low = threshold / 30
     axes.bar(np.arange(len(table)), np.maximum(variance, low) - low, bottom=low, color=_colors(table), width=0.8)
     axes.axhline(threshold, color=FAINT, lw=1, ls="--")
-    note = f"threshold {threshold:g}"
-    axes.annotate(note, (1.0, threshold), (0, 2), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                  ha="right", va="bottom", fontsize=8, color=FAINT)  # fmt: skip
+    axes.annotate(
+        f"threshold {threshold:g}",
+        (1.0, threshold),
+        (0, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=FAINT,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+    )
     axes.set_yscale("log")
     axes.set_ylim(low, 2 * max(variance.max(), threshold))
     axes.yaxis.set_major_formatter(PLAIN)

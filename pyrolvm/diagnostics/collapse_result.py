@@ -93,7 +93,7 @@ class Collapse:
         what += f": the variance of the guide's mean over the data is at most {self.threshold:g}"
         variance = 1 - np.exp(-2 * self.table["predicted_rate"])  # of the mean, at the optimum
         if int((variance <= self.threshold).sum()) >= len(lost):
-            return (f"{what}. So the eigenvalues of the data predict: a smaller scale of the noise would keep more.",)
+            return (f"{what}. The eigenvalues of the data predict it: a smaller scale of the noise would keep more.",)
         fewer = "" if len(lost) == self.num_units else "; or use fewer latents, where these are not needed"
         return (f"{what}. Try {_REMEDIES}{fewer}.",)
 
@@ -103,7 +103,7 @@ class Collapse:
             return ()
         return (
             f"the mutual information is {self.mutual_information:.3g} nats, close to log N = {limit:.3g}, the most "
-            f"that {self.num_data} data can show: each has latents of its own, and how much they say beyond that is not "
+            f"that {self.num_data} data can show: each has latents of its own, and what they say beyond that is not "
             "resolved. Read the rate instead, or use more data.",
         )
 

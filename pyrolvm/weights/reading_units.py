@@ -94,7 +94,7 @@ class _Reader:
 
     def _apart(self, name: str) -> Tensor | None:
         """KL of each unit of a latent; None where its two distributions come apart in different ways."""
-        sites = self.guide_trace.nodes[name], self.model_trace.nodes[name]
+        sites: tuple[Any, Any] = self.guide_trace.nodes[name], self.model_trace.nodes[name]
         q, p = (_unwrapped(site["fn"]) for site in sites)
         if q.event_dim != p.event_dim:
             return None
@@ -129,7 +129,7 @@ class _Reader:
 
     def mean(self, name: str) -> Tensor:
         """The guide's mean of each unit, shape (M, K, N, U, C)."""
-        site = self.guide_trace.nodes[name]
+        site: Any = self.guide_trace.nodes[name]
         fn, value = _unwrapped(site["fn"]), site["value"]
         if isinstance(fn, dist.Categorical | dist.OneHotCategorical):
             mean = fn.probs

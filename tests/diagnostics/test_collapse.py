@@ -141,7 +141,7 @@ def test_probabilistic_pca_is_predicted_too():
 
 
 @pytest.mark.parametrize(
-    "decoder, likelihood",
+    ("decoder", "likelihood"),
     [
         (lambda: lvm.nn.MLP(2, [4], 6), lambda: lvm.likelihoods.Gaussian()),
         (lambda: torch.nn.Linear(2, 6, bias=False), lambda: lvm.likelihoods.Gaussian()),
@@ -205,7 +205,7 @@ def test_a_good_report_has_no_warning():
 def test_where_units_collapse_as_predicted_the_warning_says_so(optimum):
     (warning,) = optimum[3].warnings
     assert "2 of 5 units have collapsed ('z'[3], 'z'[4])" in warning
-    assert "So the eigenvalues of the data predict" in warning
+    assert "The eigenvalues of the data predict it" in warning
 
 
 # -------------------------------------------------------------------------------------------- discrete latents
@@ -482,7 +482,7 @@ def test_predicted_rates_are_those_of_the_eigenvalues():
 
 
 @pytest.mark.parametrize(
-    "x, scale, num_latents, error, message",
+    ("x", "scale", "num_latents", "error", "message"),
     [
         (torch.zeros(3), 1.0, 1, ValueError, r"'x' must have shape \(N, D\); got \(3,\)"),
         (torch.tensor([[math.nan]]), 1.0, 1, ValueError, "'x' must be finite.*drop such rows"),

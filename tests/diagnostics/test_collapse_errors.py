@@ -23,7 +23,7 @@ def collapse(*args, **options):
 
 
 @pytest.mark.parametrize(
-    "options, error, message",
+    ("options", "error", "message"),
     [
         ({"num_draws": 1}, ValueError, "'num_draws' must be at least 2, to have a standard error; got 1"),
         ({"num_particles": 1}, ValueError, "'num_particles' must be at least 2, to have a standard error; got 1"),
