@@ -160,11 +160,10 @@ def _draw(model: Program, guide: Program, part: tuple[Any, ...], plate: str, siz
 
 def _numbers(draws: Draws, first: int) -> dict[Any, Tensor]:
     """What is averaged over draws, particles in front, then data."""
-    units, joint = draws.units, draws.log_joint.local
+    units = draws.units
     assert units is not None  # latents lie inside the data plate
-    assert joint is not None
     rate = torch.stack([kl.value.sum(-1)[0] for kl in units.kls]).sum(0)
-    log_likelihood = (joint - units.log_prior)[0]
+    log_likelihood = units.log_likelihood[0]
     bad = ~(rate.isfinite() & log_likelihood.isfinite()).all(0)
     if bool(bad.any()):
         raise ValueError(

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -36,7 +36,7 @@ from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particl
 from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.reading_units import read_units
 from pyrolvm.weights.score import score_terms
-from pyrolvm.weights.terms import Terms, read_terms, unscaled
+from pyrolvm.weights.terms import Terms, read_terms, unscaled, with_kl_weight
 
 __all__ = ["Gradient", "densities_elsewhere", "draw", "take_out_scale"]
 
@@ -62,6 +62,7 @@ def draw(
     expectation: bool = False,
     keep_factors: bool = False,
     keep_units: bool = False,
+    kl_weight: float | Tensor = 1.0,
 ) -> Draws:
     """Run the guide and replay the model against it.
 
@@ -83,6 +84,8 @@ def draw(
         expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
         keep_factors: Whether the densities of the model's enumerated sites are kept, with a gradient.
         keep_units: Whether the latents inside the data plate are read unit by unit; not where the guide is enumerated.
+        kl_weight: What the densities of latents, the model's and the guide's, count in log weights:
+            log p(x | z) - kl_weight (log q(z | x) - log p(z)).
 
     Raises:
         ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
@@ -92,7 +95,17 @@ def draw(
         structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
         _refuse_guide_enumeration(structure, expectation)
         run = _Run(
-            model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient, keep_factors, keep_units
+            model,
+            guide,
+            args,
+            kwargs,
+            structure,
+            data_plate,
+            max_plate_nesting,
+            gradient,
+            keep_factors,
+            keep_units,
+            kl_weight,
         )
         try:
             return run.draws(*counts(structure), vectorize, latents or {})
@@ -136,6 +149,7 @@ class _Run:
     gradient: Gradient
     keep_factors: bool
     keep_units: bool
+    kl_weight: float | Tensor
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
         drawn = {*self.structure.local_latents, *self.structure.global_latents}
@@ -189,7 +203,8 @@ class _Run:
             terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
             units = None
             if self.keep_units and not self.structure.guide_enumerated:
-                units = read_units(model_trace, guide_trace, terms.layout, terms.guide, particles)
+                units = read_units(model_trace, guide_trace, terms, particles)
+            terms = with_kl_weight(terms, self.kl_weight)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         each = () if self.gradient == "score" else scored
@@ -225,7 +240,7 @@ class _Run:
         known = _broadcasting.setdefault(self.structure, {})
         if pattern not in known:
             with apart(), torch.no_grad(), evaluation_mode(self.model, self.guide), SharedRows():
-                verdict, settled = self._try(*pattern)
+                verdict, settled = replace(self, kl_weight=1.0)._try(*pattern)
             if not settled:  # right for these draws; asked again for the next
                 return verdict
             known[pattern] = verdict
