@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyrolvm.objectives.arrangement import mean_of_each_datum
 from pyrolvm.objectives.base import Estimate, Objective
+from pyrolvm.objectives.free_bits import elbo_with_free_bits
 from pyrolvm.objectives.schedules import check_weight
 from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
@@ -30,23 +31,32 @@ class ELBO(Objective):
     for latents that say less. It is no bound on log p(x) then; ``bound`` and validation stay the ELBO. What is summed
     out in the model together with data counts as log p(x | z).
 
+    With ``free_bits`` each unit of the latents inside the data plate is charged max(free_bits, KL) instead of its KL,
+    the mean over the batch, so that below it there is nothing to gain from collapse. Units are the entries of a latent
+    where guide and prior are independent there; what is drawn together, by a full-rank guide or a flow, is one unit.
+    ``bound`` and validation stay the ELBO here too.
+
     Args:
         num_particles: K, the number of draws that are averaged.
         kl_weight: Weight of log q(z | x) - log p(z) in training, not negative; or a function of the step, from 0,
             which needs :func:`pyrolvm.fit`.
+        free_bits: Nats a datum that each unit costs at least, 0 to charge what it costs. Times ``kl_weight``, where
+            that is given too. Latents must be reparameterized.
         max_plate_nesting: Dimensions kept free for plates; None for as many as the programs use.
         vectorize_particles: Run particles at once where the programs broadcast over them; False for one by one.
         data_plate: Name of the data plate; None to find it.
 
     Raises:
-        TypeError: If ``kl_weight`` is neither a number nor a function.
-        ValueError: If ``num_particles`` is below 1, or a weight is negative or not finite.
+        TypeError: If ``kl_weight`` is neither a number nor a function, or ``free_bits`` no number.
+        ValueError: If ``num_particles`` is below 1, or a weight or ``free_bits`` is negative or not finite; in a run,
+            if ``free_bits`` meets latents without a gradient, or none inside the data plate.
 
     References:
         Jordan, Ghahramani, Jaakkola and Saul (1999), An introduction to variational methods for graphical models.
         Kucukelbir et al. (2017), Automatic differentiation variational inference, Eq. 8.
         Ranganath, Gerrish and Blei (2014), Black box variational inference, Eq. 5 (what a draw can change).
         Higgins et al. (2017), beta-VAE, Eq. 4 (``kl_weight``).
+        Kingma et al. (2016), Improving variational inference with inverse autoregressive flow, Eq. 15 (``free_bits``).
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -63,6 +73,7 @@ class ELBO(Objective):
         num_particles: int = 1,
         *,
         kl_weight: float | Callable[[int], float] = 1.0,
+        free_bits: float = 0.0,
         max_plate_nesting: int | None = None,
         vectorize_particles: bool = True,
         data_plate: str | None = None,
@@ -74,6 +85,7 @@ class ELBO(Objective):
             data_plate=data_plate,
         )
         self.kl_weight: Any = kl_weight if callable(kl_weight) else check_weight("kl_weight", kl_weight)
+        self.free_bits = check_weight("free_bits", free_bits)
 
     def numbers(self, step: int) -> tuple[float, ...]:
         """The weight of log q - log p, where it is a function of the step.
@@ -96,8 +108,10 @@ class ELBO(Objective):
         return self._with(numbers[0]) if numbers else self
 
     def as_bound(self) -> "ELBO":
-        """The ELBO itself, at weight 1."""
-        return self._with(1.0)
+        """The ELBO itself, at weight 1 and without free bits."""
+        bound = self._with(1.0)
+        bound.free_bits = 0.0
+        return bound
 
     def _with(self, kl_weight: float | Tensor) -> "ELBO":
         changed = copy.copy(self)
@@ -119,7 +133,7 @@ class ELBO(Objective):
         )
 
     def draw_options(self) -> dict[str, Any]:
-        """The weight.
+        """The weight, and whether units are charged one by one.
 
         Raises:
             ValueError: If the weight is a function, and nobody has said which step it is.
@@ -128,7 +142,7 @@ class ELBO(Objective):
             raise ValueError(
                 "'kl_weight' is a function of the step, which only lvm.fit knows. Train with lvm.fit, or pass a number."
             )
-        return {"kl_weight": self.kl_weight}
+        return {"kl_weight": self.kl_weight, "keep_units": self.free_bits > 0}
 
     def counts(self, structure: Structure) -> tuple[int, int]:
         """(M, K) for ``num_particles`` whole draws.
@@ -144,6 +158,9 @@ class ELBO(Objective):
         Args:
             draws: M draws of the globals and K of the locals given each, one of both being 1.
         """
+        if self.free_bits:
+            value = elbo_with_free_bits(draws, self.free_bits, self.kl_weight)
+            return Estimate(value, None, value)
         weight = draws.log_weight
         total = weight.whole(draws.scale)
         assert total is not None  # a pair has terms
@@ -152,4 +169,6 @@ class ELBO(Objective):
 
     def __repr__(self) -> str:
         weight = "a schedule" if callable(self.kl_weight) else self.kl_weight
-        return f"ELBO(num_particles={self.num_particles}{'' if weight == 1.0 else f', kl_weight={weight}'})"
+        options = "" if weight == 1.0 else f", kl_weight={weight}"
+        options += f", free_bits={self.free_bits:g}" if self.free_bits else ""
+        return f"ELBO(num_particles={self.num_particles}{options})"
