@@ -1,10 +1,12 @@
-"""Encoders and decoders."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from pyrolvm.nn._checks import check_width
 
 __all__ = ["MLP"]
 
@@ -39,10 +41,10 @@ class MLP(torch.nn.Sequential):
     ) -> None:
         if not isinstance(hidden, Sequence) or isinstance(hidden, str):
             raise TypeError(f"'hidden' must be a sequence of widths; got {hidden!r}. For one layer, pass [128].")
-        _check_width(num_inputs, "num_inputs")
-        _check_width(num_outputs, "num_outputs")
+        check_width(num_inputs, "num_inputs")
+        check_width(num_outputs, "num_outputs")
         for width in hidden:
-            _check_width(width, "hidden")
+            check_width(width, "hidden")
         layers: list[torch.nn.Module] = []
         widths = [num_inputs, *hidden]
         for before, after in zip(widths, hidden, strict=False):
@@ -66,10 +68,3 @@ class MLP(torch.nn.Sequential):
             shape = tuple(input.shape)
             raise ValueError(f"the input of the MLP must have shape (..., {self.num_inputs}); got {shape}.")
         return super().forward(input if input.is_floating_point() else input.to(next(self.parameters()).dtype))
-
-
-def _check_width(width: int, name: str) -> None:
-    if isinstance(width, bool) or not isinstance(width, int):
-        raise TypeError(f"'{name}' must be an integer width; got {width!r}.")
-    if width < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {width}.")

@@ -1,0 +1,5 @@
+"""Encoders and decoders."""
+
+from pyrolvm.nn.mlp import MLP
+
+__all__ = ["MLP"]
