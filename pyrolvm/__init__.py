@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         models,
         nn,
         objectives,
+        priors,
     )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
@@ -50,6 +51,7 @@ __all__ = [
     "models",
     "nn",
     "objectives",
+    "priors",
 ]
 
 # Rooms are opened when a name of theirs is first used, so that the command line answers before torch is loaded.

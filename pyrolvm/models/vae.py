@@ -1,11 +1,10 @@
-"""Variational autoencoders: a Gaussian prior and a decoder."""
+"""Variational autoencoders: a prior and a decoder."""
 
 import copy
 from collections.abc import Callable
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro.nn import PyroModule
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from pyrolvm.likelihoods import Bernoulli, Likelihood
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor
-from pyrolvm.programs import data_plate, evaluating, existing_parameters, parameter_scope
+from pyrolvm.priors import Prior, StandardNormal
+from pyrolvm.programs import data_plate, evaluating, existing_parameters, hidden, parameter_scope
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
 
 
 class VAE(PyroModule):
-    """The model of a variational autoencoder: z ~ N(0, I), x | z ~ likelihood(decoder(z)).
+    """The model of a variational autoencoder: z ~ prior, x | z ~ likelihood(decoder(z)).
 
     The guide is a part of its own: `lvm.guides.Amortized(model, encoder)`. The marginal log p(x) has no closed form;
     bound it with `lvm.evidence.importance`. A decoder that is strong enough to model x by itself leaves z unused.
@@ -30,10 +30,12 @@ class VAE(PyroModule):
         decoder: Maps (..., L) to (..., num_outputs), the parameters of the likelihood: a torch module (`lvm.nn.MLP`)
             or a function.
         likelihood: An object of `lvm.likelihoods`, by default `Bernoulli()`.
+        prior: An object of `lvm.priors`, by default `StandardNormal(num_latents)`. It follows the decoder's dtype and
+            device.
 
     Raises:
-        TypeError: If the decoder cannot be called, or the likelihood is no likelihood.
-        ValueError: If the decoder does not map (..., L) to (..., num_outputs).
+        TypeError: If the decoder cannot be called, the likelihood is no likelihood, or the prior no prior.
+        ValueError: If the decoder does not map (..., L) to (..., num_outputs), or the prior is not over L latents.
 
     References:
         Kingma & Welling 2014, section 3; Rezende, Mohamed & Wierstra 2014.
@@ -46,7 +48,11 @@ class VAE(PyroModule):
     """
 
     def __init__(
-        self, num_latents: int, decoder: Callable[[Tensor], Tensor], likelihood: Likelihood | None = None
+        self,
+        num_latents: int,
+        decoder: Callable[[Tensor], Tensor],
+        likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__("vae")
         self.num_latents = as_count(num_latents, "num_latents")
@@ -56,15 +62,18 @@ class VAE(PyroModule):
             raise TypeError(f"'likelihood' must be an object of lvm.likelihoods, e.g. {example}; got {likelihood!r}.")
         if not callable(decoder):
             raise TypeError(f"'decoder' must be a torch module or a function; got {type(decoder).__name__}.")
-        parameters = decoder.parameters() if isinstance(decoder, torch.nn.Module) else iter(())
-        like = next(parameters, torch.zeros(()))
-        self.register_buffer("prior_loc", like.new_zeros(self.num_latents).detach(), persistent=False)
-        self.register_buffer("prior_scale", like.new_ones(self.num_latents).detach(), persistent=False)
-        self.num_outputs = _width(decoder, self.prior_loc)
+        prior = StandardNormal(self.num_latents) if prior is None else prior
+        _check_prior(prior, self.num_latents)
+        modules = [part for part in (decoder, prior) if isinstance(part, torch.nn.Module)]
+        like = next((p for part in modules for p in part.parameters()), torch.zeros(()))
+        self._like: Tensor
+        self.register_buffer("_like", like.new_zeros(self.num_latents).detach(), persistent=False)
+        self.num_outputs = _width(decoder, self._like)
         self.decoder, self.likelihood = decoder, likelihood
+        self.prior = prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
-        """The Pyro program, with sites "z" and "x" in the data plate.
+        """The Pyro program, with sites "z" and "x", and those of the prior, in the data plate.
 
         Args:
             x: Data, shape (B, D); None to draw them.
@@ -76,10 +85,9 @@ class VAE(PyroModule):
         Raises:
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
-        data = None if x is None else as_batch(x, self._num_features(x), self.prior_loc)
-        prior = dist.Normal(self.prior_loc, self.prior_scale).to_event(1)
+        data = None if x is None else as_batch(x, self._num_features(x), self._like)
         with data_plate(as_count(size, "size") if data is None else data):
-            z = pyro.sample("z", prior)
+            z = self.prior()
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
     def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
@@ -97,7 +105,7 @@ class VAE(PyroModule):
                 likelihood cannot produce; the first bad row is named. NaN stands for an entry that is missing where
                 the likelihood is `Masked`.
         """
-        like = self.prior_loc
+        like = self._like
         data = as_data(x, self._num_features(x), like.dtype, like.device, missing=self.takes_missing)
         self.likelihood.check(data)
         return data
@@ -119,7 +127,7 @@ class VAE(PyroModule):
         Raises:
             ValueError: If z is not L wide.
         """
-        latents = as_tensor(z).to(self.prior_loc)
+        latents = as_tensor(z).to(self._like)
         if latents.dim() == 0 or latents.shape[-1] != self.num_latents:
             raise ValueError(f"'z' must have shape (..., {self.num_latents}); got {tuple(latents.shape)}.")
         with existing_parameters():
@@ -140,8 +148,8 @@ class VAE(PyroModule):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self):
-            z = dist.Normal(self.prior_loc, self.prior_scale).sample((as_count(n, "n"),))
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
+            z = self.prior()
             return self.likelihood.distribution(self.decoder(z)).sample(), z
 
     def _num_features(self, x: Any) -> int:
@@ -156,6 +164,18 @@ class VAE(PyroModule):
                 f"{self.num_outputs}. Build the decoder with {width} outputs."
             )
         return shape[-1]
+
+
+def _check_prior(prior: Any, num_latents: int) -> None:
+    """Refuse what is no prior, or one over other latents."""
+    if isinstance(prior, type) or not isinstance(prior, Prior):
+        example = f"lvm.priors.StandardNormal({num_latents})"
+        raise TypeError(f"'prior' must be an object of lvm.priors, e.g. {example}; got {prior!r}.")
+    if prior.num_latents != num_latents:
+        raise ValueError(
+            f"'prior' must be over latents of shape (..., {num_latents}), as num_latents={num_latents}; it is over "
+            f"(..., {prior.num_latents}). Build it with num_latents={num_latents}."
+        )
 
 
 def _width(decoder: Any, like: Float[Tensor, "num_latents"]) -> int:
