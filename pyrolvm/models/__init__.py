@@ -9,6 +9,7 @@ from pyrolvm.models.garch import garch
 from pyrolvm.models.gaussian_mixture import GaussianMixture
 from pyrolvm.models.gp_poisson_regression import gp_poisson_regression
 from pyrolvm.models.hidden_markov_model import HiddenMarkovModel
+from pyrolvm.models.hierarchical_vae import HierarchicalVAE
 from pyrolvm.models.item_response import item_response
 from pyrolvm.models.latent_gaussian import LatentGaussian
 from pyrolvm.models.linear_regression import linear_regression
@@ -27,6 +28,7 @@ __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
     "HiddenMarkovModel",
+    "HierarchicalVAE",
     "LatentGaussian",
     "MixtureOfFactorAnalyzers",
     "PoissonFactorAnalysis",
