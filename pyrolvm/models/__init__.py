@@ -19,6 +19,7 @@ from pyrolvm.models.ordered_mixture import ordered_mixture
 from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
 from pyrolvm.models.poisson_mixture import PoissonMixture
 from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
+from pyrolvm.models.semi_supervised_vae import SemiSupervisedVAE
 from pyrolvm.models.two_state_hmm import two_state_hmm
 from pyrolvm.models.vae import VAE
 
@@ -34,6 +35,7 @@ __all__ = [
     "PoissonFactorAnalysis",
     "PoissonMixture",
     "ProbabilisticPCA",
+    "SemiSupervisedVAE",
     "VAE",
     "autoregression",
     "eight_schools_centered",
