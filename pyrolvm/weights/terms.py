@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,21 @@ def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tupl
         terms = _summed_out(group, enumerated, sum_dims, layout)
         (likelihood if any(site["is_observed"] for site in group) else prior).extend(terms)
     return likelihood, prior
+
+
+def prior_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[Term]:
+    """log p(z) of what is drawn: the terms of the model without what it observes, enumerated sites summed out.
+
+    Args:
+        model_trace: Packed trace of the model; left as it is.
+        guide_trace: Packed trace of the guide.
+        layout: Which symbol is which plate.
+    """
+    latent = model_trace.copy()
+    for site in samples(model_trace):
+        if site["is_observed"]:
+            latent.remove_node(site["name"])
+    return [term for terms in _model_terms(latent, guide_trace, layout) for term in terms]
 
 
 def _connected(sites: list[Any], sum_dims: set[str]) -> list[list[Any]]:
