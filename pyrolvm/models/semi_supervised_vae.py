@@ -1,8 +1,10 @@
 """Variational autoencoders with a class for each datum, known of some."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -13,7 +15,8 @@ from torch.distributions import constraints
 
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_label_batch, as_labels, as_tensor
+from pyrolvm.models._deep.label import Label
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_label_batch, as_labels
 from pyrolvm.programs import data_plate, evaluating
 from pyrolvm.seeding import seeded
 
@@ -95,7 +98,7 @@ class SemiSupervisedVAE(Decoded):
             y = pyro.sample("y", dist.Categorical(self.weights), infer={"enumerate": "parallel"})
             z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
             if known is not None:
-                pyro.sample("label", dist.Delta(y).mask(known >= 0), obs=known)
+                pyro.sample("label", Label(y, self._like), obs=known)
             return pyro.sample("x", self.likelihood.distribution(self.decoder(self._joined(z, y))), obs=data)
 
     def check_data(
@@ -137,14 +140,15 @@ class SemiSupervisedVAE(Decoded):
             ValueError: If z is not L wide, y is out of range, or their shapes do not fit.
         """
         latents = self._as_latents(z, self.num_latents)
-        classes = as_tensor(y, "y").to(latents.device)
-        flat = as_labels(classes.flatten(), classes.numel(), self.num_classes, latents.device, "y")
+        classes = y if isinstance(y, Tensor) else np.asarray(y)
+        shape = tuple(classes.shape)
+        flat = as_labels(classes.reshape(-1), math.prod(shape), self.num_classes, latents.device, "y")
         try:
-            inputs = self._joined(latents, flat.view(classes.shape))
+            inputs = self._joined(latents, flat.view(shape))
         except RuntimeError:
             raise ValueError(
                 f"'z' and 'y' must have shapes (..., {self.num_latents}) and (...); got {tuple(latents.shape)} and "
-                f"{tuple(classes.shape)}."
+                f"{shape}."
             ) from None
         return self._mean(inputs)
 
