@@ -239,9 +239,7 @@ def test_doubts():
 def test_refusals():
     x, model = holes(6), linear_model()
     plain = lvm.models.VAE(2, lvm.nn.MLP(2, [], 4), lvm.likelihoods.Gaussian())
-    with pytest.raises(
-        TypeError, match=r"lvm\.likelihoods\.Masked, .* got VAE with Gaussian\. Build and fit"
-    ):
+    with pytest.raises(TypeError, match=r"lvm\.likelihoods\.Masked, .* got VAE with Gaussian\. Build and fit"):
         lvm.impute(plain, exact_guide, x)
     with pytest.raises(TypeError, match=r"likelihood lvm\.likelihoods\.Masked, .* got function\. Build and fit"):
         lvm.impute(exact_guide, exact_guide, x)
@@ -260,11 +258,6 @@ def test_refusals():
 def test_guides_that_do_not_serve():
     x, model = holes(6), linear_model()
 
-    def outside(x):
-        scale = pyro.sample("scale", dist.Normal(1.0, 0.1), infer={"is_auxiliary": True})
-        with lvm.data_plate(x):
-            pyro.sample("z", dist.Normal(torch.zeros(2), scale.abs()).to_event(1))
-
     def impossible(x):
         with lvm.data_plate(x):
             pyro.sample("z", dist.Normal(torch.full((2,), 1e200), 1.0).to_event(1))
@@ -281,5 +274,36 @@ def test_guides_that_do_not_serve():
     lvm.bind(model, amortized, torch.tensor(x[3:4]))
     with pytest.raises(ValueError, match=r"the guide does not take rows with missing entries, .* lvm\.nn\.FillMissing"):
         lvm.impute(model, amortized, x)
-    with pytest.raises(ValueError, match="WHAT"):
-        lvm.impute(model, outside, x)
+
+
+class Shifted(lvm.models.VAE):
+    """A shift of all data, which the decoder does not know of."""
+
+    def forward(self, x=None, *, size=1):
+        pyro.sample("shift", dist.Normal(torch.zeros(()), 1.0))
+        return super().forward(x, size=size)
+
+
+class Switched(lvm.models.VAE):
+    """A bit for each datum that turns the signs of its latents."""
+
+    def forward(self, x=None, *, size=1):
+        with lvm.data_plate(size if x is None else x):
+            bit = pyro.sample("bit", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            outputs = self.decoder(z * (2 * bit - 1).unsqueeze(-1))
+            return pyro.sample("x", self.likelihood.distribution(outputs), obs=x)
+
+
+def test_models_whose_data_hang_on_more_than_the_last_latent():
+    x, like = holes(6), linear_model()
+    shifted, switched = (kind(2, like.decoder, like.likelihood) for kind in (Shifted, Switched))
+
+    def guide(x):
+        pyro.sample("shift", dist.Normal(torch.zeros(()), 1.0))
+        rough_guide(x)
+
+    with pytest.raises(ValueError, match="The guide draws 'shift' outside the data plate, and imputation weighs draws"):
+        lvm.impute(shifted, guide, x)
+    with pytest.raises(ValueError, match="'x' depends on 'bit', which the model enumerates, and so is not given by"):
+        lvm.impute(switched, rough_guide, x)
