@@ -46,6 +46,8 @@ def images_of(
     low, high = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
+    elif low == high:
+        low, high = low - 1, high + 1
     return [_painted((array - low) / (high - low), (colors, height, width)) for array in arrays]
 
 

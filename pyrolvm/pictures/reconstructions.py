@@ -52,6 +52,7 @@ def reconstructions(
             no means in closed form, or rows do not have the shape.
 
     Example:
+        >>> import torch
         >>> from pyrolvm.guides import Amortized
         >>> from pyrolvm.models import VAE
         >>> from pyrolvm.nn import MLP

@@ -62,6 +62,7 @@ def traversals(
             there are no means in closed form, or rows do not have the shape.
 
     Example:
+        >>> import torch
         >>> from pyrolvm.guides import Amortized
         >>> from pyrolvm.models import VAE
         >>> from pyrolvm.nn import MLP

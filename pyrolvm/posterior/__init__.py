@@ -2,5 +2,7 @@
 
 from pyrolvm.posterior._locals import last_latent
 from pyrolvm.posterior.features import features
+from pyrolvm.posterior.imputation import DoubtfulImputation, Imputation
+from pyrolvm.posterior.impute import impute
 
-__all__ = ["features", "last_latent"]
+__all__ = ["DoubtfulImputation", "Imputation", "features", "impute", "last_latent"]

@@ -143,8 +143,8 @@ class Part:
             if summed and data:
                 names = ", ".join(f"'{name}'" for name in term.names if name in summed)
                 raise ValueError(
-                    f"'{data[0]}' depends on {names}, which the model enumerates, and so is not given by the latents that "
-                    "the guide draws. Draw it in the guide, or use lvm.marginals for its posterior."
+                    f"'{data[0]}' depends on {names}, which the model enumerates, and so is not given by the latents "
+                    "that the guide draws. Draw it in the guide, or use lvm.marginals for its posterior."
                 )
 
     def stochastic(self, draws: Draws) -> list[str]:
