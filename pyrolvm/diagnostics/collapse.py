@@ -30,6 +30,8 @@ from pyrolvm.weights import check_count
 
 __all__ = ["collapse"]
 
+_ROUNDING = 1e-9  # what differs by less between draws is exact
+
 
 def collapse(
     model: Program,
@@ -167,8 +169,8 @@ class _Number(NamedTuple):
 
 
 def _over_data(mean: Mean) -> _Number:
-    error = mean.squared_error.sum().sqrt() / len(mean.value)
-    return _Number(mean.value.mean().item(), error.item())
+    value, error = mean.value.mean().item(), (mean.squared_error.sum().sqrt() / len(mean.value)).item()
+    return _Number(value, error if error > _ROUNDING * abs(value) else 0.0)
 
 
 def _result(found: Survey, log_marginal: Tensor, predicted: np.ndarray | None, threshold: float) -> Collapse:

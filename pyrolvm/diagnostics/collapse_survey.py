@@ -160,11 +160,10 @@ def _draw(model: Program, guide: Program, part: tuple[Any, ...], plate: str, siz
 
 def _numbers(draws: Draws, first: int) -> dict[Any, Tensor]:
     """What is averaged over draws, particles in front, then data."""
-    units, joint = draws.units, draws.log_joint.local
+    units = draws.units
     assert units is not None  # latents lie inside the data plate
-    assert joint is not None
     rate = torch.stack([kl.value.sum(-1)[0] for kl in units.kls]).sum(0)
-    log_likelihood = (joint - units.log_prior)[0]
+    log_likelihood = units.log_likelihood[0]
     bad = ~(rate.isfinite() & log_likelihood.isfinite()).all(0)
     if bool(bad.any()):
         raise ValueError(
@@ -229,7 +228,7 @@ def _is_standard(latents: dict[str, Tensor], log_prior: Tensor) -> bool:
     if len(latents) != 1:
         return False
     (z,) = latents.values()
-    z = z.flatten(1).double().cpu()
+    z = z.reshape(len(z), -1).double().cpu()
     expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     return torch.allclose(log_prior, expected, rtol=1e-4, atol=1e-4)
 

@@ -112,7 +112,7 @@ class Pace:
         read = self.captured.recording.constants if self.captured is not None else ()
         programs = (loop.model, loop.guide, loop.batches.transform)
         before, versions = surroundings(*programs), [tensor._version for tensor in read]
-        loop.rates(num_steps)  # a schedule is the user's code, and may change such a value
+        loop.rates(num_steps), loop.numbers(num_steps)  # schedules are the user's code, and may change such a value
         after = surroundings(*programs)
         names = changed(before, after)
         if versions != [tensor._version for tensor in read]:

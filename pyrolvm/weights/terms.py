@@ -1,7 +1,7 @@
 """From traces to log-densities for each datum and particle."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled", "with_kl_weight"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,26 @@ def read_terms(
     likelihood, prior = _model_terms(model_trace, guide_trace, layout)
     guide = [Term((s["name"],), layout.ordinal(s), s["packed"]["log_prob"]) for s in samples(guide_trace)]
     return Terms(layout, likelihood, prior, guide, factors)
+
+
+def with_kl_weight(terms: Terms, weight: float | Tensor) -> Terms:
+    """The terms with the log-densities of latents, the model's and the guide's, multiplied by a weight.
+
+    Args:
+        terms: All terms of a pair.
+        weight: A number, or a tensor of shape ().
+    """
+    if not isinstance(weight, Tensor) and weight == 1.0:
+        return terms
+
+    def weighted(term: Term) -> Term:
+        value: Any = term.value * (weight.to(term.value.dtype) if isinstance(weight, Tensor) else weight)
+        value._pyro_dims = term.value._pyro_dims
+        return replace(term, value=value)
+
+    return replace(
+        terms, prior=[weighted(term) for term in terms.prior], guide=[weighted(term) for term in terms.guide]
+    )
 
 
 def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
