@@ -56,7 +56,7 @@ class CapturedStep:
             self.recording = self._recorded(self._inputs(batches[0]))
         _refuse_side_effects(loop, self.recording)
         self._loss_dtype = self._check_against_eager(batches[-1])
-        self.bundles = Bundles(self.recording.leaves, loop.optimizer)
+        self.bundles = Bundles(self.recording.leaves, loop.optimizer, loop.turns.waiting(loop.parameters))
         self._check_against_step(batches[-1])
         self.key = self._key()
         self._runner: Runner | None = None
@@ -259,7 +259,8 @@ class CapturedStep:
             Losses, shape (num_steps,), nats.
         """
         runner = self._runner or self.interpreted
-        rates, numbers = self.loop.rates(len(batches)), self._schedule(len(batches))
+        rates, moves = self.loop.rates(len(batches)), self.loop.moves(len(batches))
+        numbers = self._schedule(len(batches))
         tensors = [*self.bundles.tensors(), *self.recording.buffers]
         losses = []
         with torch.no_grad():
@@ -268,7 +269,7 @@ class CapturedStep:
                 read = self._read(part, numbers[start : start + self.most_steps])
                 _, loss, *tensors = runner(torch.tensor(len(part), device="cpu"), *self._start(), *tensors, *read)
                 losses.append(loss[: len(part)])
-            self.bundles.write(tensors, len(batches), rates)
+            self.bundles.write(tensors, moves, rates)
             for buffer, value in zip(self.recording.buffers, tensors[len(self.bundles) :], strict=True):
                 buffer.copy_(value)
         return torch.cat(losses)
@@ -280,7 +281,7 @@ class CapturedStep:
 
     def _schedule(self, num_steps: int) -> Tensor:
         """What the optimizer and the objective need to know of each of the next steps, shape (num_steps, S)."""
-        of_optimizer = self.bundles.schedule(num_steps, self.loop.rates(num_steps))
+        of_optimizer = self.bundles.schedule(self.loop.moves(num_steps), self.loop.rates(num_steps))
         return torch.from_numpy(np.concatenate([of_optimizer, self.loop.numbers(num_steps)], 1))
 
     def _start(self) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from pyrolvm.fitting.batches import Batch, Batches
 from pyrolvm.fitting.convergence import has_converged
 from pyrolvm.fitting.diagnosis import Snapshot, explain, refuse_bad_step
 from pyrolvm.fitting.pacing import Pace
+from pyrolvm.fitting.turns import Turns
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
@@ -53,11 +54,13 @@ class Loop:
         validation: Validation | None,
         frozen: Container[Tensor],
         pace: Pace,
+        num_guide_steps: int,
     ) -> None:
         self.model, self.guide = model, Empty() if guide is None else guide
         self.objective, self.batches, self.structure = objective, batches, structure
         self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
         self._frozen, self.pace = frozen, pace
+        self.turns = Turns(num_guide_steps, self.model, self.guide, structure, frozen)
         self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
             raise ValueError(
@@ -113,6 +116,8 @@ class Loop:
         most = num_steps or _MOST_STEPS
         while self._step < most:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
+            if self._step < self.turns.num_guide_steps:  # no step can be captured before all have moved
+                size = min(size, self.turns.num_guide_steps - self._step)
             if num_steps is None:
                 size = min(size, _CONVERGENCE_EVERY - self._step % _CONVERGENCE_EVERY)
             if self.batches.held is None:
@@ -221,6 +226,9 @@ class Loop:
         with self.rows_of(batch), self._checks():
             loss = self._objective_of_step().loss_and_grads(self.model, self.guide, *args)
         self._take_in_new_parameters()
+        if not self.moves(1)[0]:
+            for parameter in self.turns.waiting(self.parameters):
+                parameter.grad = None  # which optimizers pass over
         self.optimizer.step()
         self._step += 1
         return torch.as_tensor(loss)
@@ -280,6 +288,14 @@ class Loop:
         if not callable(self.learning_rate):
             return None
         return np.array([self._rate(self._step + i) for i in range(num_steps)])
+
+    def moves(self, num_steps: int) -> np.ndarray:
+        """Which of the next steps move the model's parameters too, shape (num_steps,).
+
+        Args:
+            num_steps: How many steps.
+        """
+        return self.turns.moves(self._step, num_steps)
 
     def numbers(self, num_steps: int) -> np.ndarray:
         """What the objective needs to know of each of the next steps, shape (num_steps, S).

@@ -91,7 +91,8 @@ class Pace:
         if self._is_settled:
             return
         try:
-            if self._is_steady(loop, len(batches)) and self.captured is None and self._num_blocks >= 2:
+            has_moved_all = self._num_blocks >= 2 and loop.num_steps >= loop.turns.num_guide_steps
+            if self._is_steady(loop, len(batches)) and self.captured is None and has_moved_all:
                 steps = max(_LEAST - loop.num_steps, loop.num_steps) if remaining is None else remaining
                 self._capture(loop, batches, steps, say)
         except CaptureError as error:

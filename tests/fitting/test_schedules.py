@@ -161,3 +161,15 @@ def test_a_global_that_a_weight_s_schedule_changes_is_seen(interpreted):
 
     with pytest.raises(ValueError, match="read the variable 'noise', which changes between steps"):
         fit(noisy, guide, X, objective=ELBO(kl_weight=schedule), num_steps=60, compile=True)
+
+
+@pytest.mark.slow
+def test_compiled_steps_know_the_weight_of_each_and_whose_it_is():
+    """With the compiler: schedule, transform and steps of the guide alone together, in float32."""
+    torch.set_default_dtype(torch.float32)
+    gray = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+    options = {"objective": ELBO(kl_weight=linear_warm_up(20)), "num_steps": 40, "num_guide_steps": 3}
+    options |= {"batch_size": 8, "transform": torch.bernoulli}
+    fits = [fit(*vae(), gray, compile=c, **options) for c in (False, True)]
+    assert fits[1].execution.startswith("compiled in ")
+    torch.testing.assert_close(fits[1].losses, fits[0].losses, rtol=1e-5, atol=1e-5)

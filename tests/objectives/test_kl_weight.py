@@ -172,6 +172,31 @@ def test_sites_with_a_score_function(weight, particles):
         assert ((sample.mean(0) - expected[i]).abs() < 4.5 * sample.std(0) / repeats**0.5).all()
 
 
+# ------------------------------------------------------------------------------------------- summed out in the model
+
+
+def test_a_prior_that_is_summed_out_has_the_weight():
+    """At weight 0 only E log N(x | W z + b, sigma^2) is left, which is in closed form."""
+    x, scale = rows(), 0.7
+    torch.manual_seed(0)
+    decoder = torch.nn.Linear(2, 5)
+    prior = lvm.priors.NormalMixture(3, 2)
+    model = lvm.models.VAE(2, decoder, lvm.likelihoods.Gaussian(scale=scale, learn_scale=False), prior=prior)
+
+    def guide(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(x[:, :2], 0.5).to_event(1))
+
+    residual = (x - decoder(x[:, :2])).square().sum(-1) + 0.25 * decoder.weight.square().sum()
+    expected = (-0.5 * residual / scale**2 - 2.5 * math.log(2 * math.pi * scale**2)).sum()
+    with torch.no_grad():
+        draws = torch.stack([-ELBO(20, kl_weight=0.0).differentiable_loss(model, guide, x) for _ in range(40)])
+    assert (draws.mean() - expected).abs() < 4 * draws.std() / 40**0.5
+    with torch.no_grad():
+        whole = -ELBO(20).differentiable_loss(model, guide, x)
+    assert (whole - expected).abs() > 20 * draws.std()
+
+
 # ------------------------------------------------------------------------------------------- where it does not count
 
 
