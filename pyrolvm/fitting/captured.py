@@ -87,8 +87,9 @@ class CapturedStep:
         if self._gathers:
             assert self.batches.num_data is not None
             handler = Minibatch(self.batches.num_data, args.pop(), str(loop.structure.data_plate))
+        seen = self.batches.seen(tuple(args))
         with handler, pyro.validation_enabled(False):
-            return loop.objective.differentiable_loss(loop.model, loop.guide, *args)
+            return loop.objective.differentiable_loss(loop.model, loop.guide, *seen)
 
     def _check_against_eager(self, batch: Batch) -> torch.dtype:
         """Compare the graph with the programs themselves, on other rows; the loss's type is given back."""

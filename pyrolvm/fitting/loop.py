@@ -213,8 +213,9 @@ class Loop:
         for group in self.optimizer.param_groups if callable(self.learning_rate) else ():
             group["lr"] = self._rate(self._step)
         self.optimizer.zero_grad(set_to_none=True)
+        args = self.batches.seen(batch.args)
         with self.rows_of(batch), self._checks():
-            loss = self.objective.loss_and_grads(self.model, self.guide, *batch.args)
+            loss = self.objective.loss_and_grads(self.model, self.guide, *args)
         self._take_in_new_parameters()
         self.optimizer.step()
         self._step += 1

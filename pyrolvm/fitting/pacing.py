@@ -110,9 +110,10 @@ class Pace:
         Where they are not, what was recorded is dropped.
         """
         read = self.captured.recording.constants if self.captured is not None else ()
-        before, versions = surroundings(loop.model, loop.guide), [tensor._version for tensor in read]
+        programs = (loop.model, loop.guide, loop.batches.transform)
+        before, versions = surroundings(*programs), [tensor._version for tensor in read]
         loop.rates(num_steps)  # a schedule is the user's code, and may change such a value
-        after = surroundings(loop.model, loop.guide)
+        after = surroundings(*programs)
         names = changed(before, after)
         if versions != [tensor._version for tensor in read]:
             names = ["a tensor that the learning-rate schedule changes", *names]
@@ -191,7 +192,8 @@ def _hint(loop: "Loop") -> str:
     """What a fit looks like from outside: equal for fits that probably have equal graphs."""
     names = [getattr(p, "__qualname__", type(p).__qualname__) for p in (loop.model, loop.guide)]
     shapes = [tuple(parameter.shape) for parameter in loop.parameters]
-    return f"{names} {loop.objective!r} {type(loop.optimizer).__name__} {shapes} {loop.batches.batch_size}"
+    kind = (type(loop.optimizer).__name__, shapes, loop.batches.batch_size, loop.batches.transform is None)
+    return f"{names} {loop.objective!r} {kind}"
 
 
 def _recording_seconds(similar: dict[str, Any]) -> float:
