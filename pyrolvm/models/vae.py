@@ -94,11 +94,18 @@ class VAE(PyroModule):
         Raises:
             TypeError: If x does not hold real numbers.
             ValueError: If x does not fit the decoder, has no rows, or a value that is not finite or that the
-                likelihood cannot produce; the first bad row is named.
+                likelihood cannot produce; the first bad row is named. NaN stands for an entry that is missing where
+                the likelihood is `Masked`.
         """
-        data = as_data(x, self._num_features(x), self.prior_loc.dtype, self.prior_loc.device)
+        like = self.prior_loc
+        data = as_data(x, self._num_features(x), like.dtype, like.device, missing=self.takes_missing)
         self.likelihood.check(data)
         return data
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether NaN in the data stands for an entry that is missing: where the likelihood is `Masked`."""
+        return bool(getattr(self.likelihood, "takes_missing", False))
 
     def decode(self, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
         """Mean of x given z.

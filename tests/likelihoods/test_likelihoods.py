@@ -68,7 +68,9 @@ def test_grey_values_are_refused_with_the_row():
 
 
 def test_values_that_are_not_finite_are_refused_with_the_row():
-    with pytest.raises(ValueError, match=r"'x' must be finite; found row 2, column 0 \(nan\)"):
+    with pytest.raises(
+        ValueError, match=r"'x' must hold finite numbers; row 2, column 0 holds nan\. .* likelihoods\.Masked"
+    ):
         Gaussian().check(torch.tensor([[0.0], [1.0], [float("nan")]]))
 
 
