@@ -15,11 +15,13 @@ if TYPE_CHECKING:
         models,
         nn,
         objectives,
+        pictures,
     )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
     from pyrolvm.fitting import FitResult, fit_em, load
     from pyrolvm.fitting.fit import fit
+    from pyrolvm.posterior.features import features
     from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
     from pyrolvm.weights import LogWeights, log_weights, marginals
 
@@ -39,6 +41,7 @@ __all__ = [
     "diagnostics",
     "estimators",
     "evidence",
+    "features",
     "fit",
     "fit_em",
     "guides",
@@ -50,12 +53,14 @@ __all__ = [
     "models",
     "nn",
     "objectives",
+    "pictures",
 ]
 
 # Rooms are opened when a name of theirs is first used, so that the command line answers before torch is loaded.
 _ROOMS = {
     "pyrolvm.comparison": ("Comparison", "compare"),
     "pyrolvm.fitting": ("FitResult", "fit", "fit_em", "load"),
+    "pyrolvm.posterior": ("features",),
     "pyrolvm.programs": ("CheckReport", "bind", "check", "data_plate", "minibatch"),
     "pyrolvm.weights": ("LogWeights", "log_weights", "marginals"),
 }

@@ -1,0 +1,1 @@
+"""Pictures of what a fitted model makes of images."""
