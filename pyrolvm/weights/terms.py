@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,21 @@ def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tupl
         names = tuple(name for name, _ in scales)
         likelihood += _summed_out(names, factors, sum_dims, _common_scale(scales))
     return likelihood, prior
+
+
+def prior_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[Term]:
+    """log p(z) of what is drawn: the terms of the model without what it observes, enumerated sites summed out.
+
+    Args:
+        model_trace: Packed trace of the model; left as it is.
+        guide_trace: Packed trace of the guide.
+        layout: Which symbol is which plate.
+    """
+    latent = model_trace.copy()
+    for site in samples(model_trace):
+        if site["is_observed"]:
+            latent.remove_node(site["name"])
+    return [term for terms in _model_terms(latent, guide_trace, layout) for term in terms]
 
 
 def _summed_out(
