@@ -30,8 +30,8 @@ def elbo_with_free_bits(draws: Draws, free_bits: float, kl_weight: float | Tenso
     if scored:
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(scored))
         raise ValueError(
-            f"'free_bits' needs a gradient through the draws, which {names} of the guide cannot give. Use kl_weight, or "
-            "draw these latents from a reparameterized distribution."
+            f"'free_bits' needs a gradient through the draws, which {names} of the guide cannot give. Use kl_weight, "
+            "or draw these latents from a reparameterized distribution."
         )
     units = draws.units
     if units is None:
