@@ -448,7 +448,7 @@ def one_step(body: Step, carried: Sequence[Tensor], read: Sequence[Tensor]) -> R
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         return body(tensors[len(carried) :], tensors[: len(carried)])
 
-    example = [torch.empty_like(tensor) for tensor in (*carried, *read)]
+    example: list[Any] = [torch.empty_like(tensor) for tensor in (*carried, *read)]
     with torch.no_grad():
         graph = make_fx(flat, tracing_mode="fake")(*example)
         return torch._inductor.compile(graph, example, {"fallback_random": True})

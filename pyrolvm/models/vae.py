@@ -75,7 +75,7 @@ class VAE(Decoded):
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
         with data_plate(as_count(size, "size") if data is None else data):
-            z = self.prior()
+            z = self._latents()
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
     def decode(self, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
@@ -108,8 +108,18 @@ class VAE(Decoded):
             ValueError: If n is below 1.
         """
         with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
-            z = self.prior()
+            z = self._latents()
             return self.likelihood.distribution(self.decoder(z)).sample(), z
+
+    def _latents(self) -> Float[Tensor, "batch num_latents"]:
+        """What the prior draws inside the data plate."""
+        z = self.prior()
+        if z.shape[-1] != self.num_latents:
+            raise ValueError(
+                f"the prior must draw z of shape (..., {self.num_latents}), as its num_latents says; it drew "
+                f"{tuple(z.shape)}. Make the two agree."
+            )
+        return z
 
 
 def _check_prior(prior: Any, num_latents: int) -> None:

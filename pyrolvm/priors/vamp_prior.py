@@ -12,7 +12,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.programs import check_count, evaluation_mode
+from pyrolvm.programs import check_count, evaluation_mode, parameter_scope
 
 __all__ = ["VampPrior"]
 
@@ -107,7 +107,8 @@ class VampPrior(PyroModule):
             )
         before, self._guide = self._guide, (_StandIn(self.num_latents),)  # while the guide sees what the model has
         try:
-            posteriors = self._ask(guide)
+            with parameter_scope():  # Pyro's store is left as it is
+                posteriors = self._ask(guide)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"pseudo-inputs of shape {tuple(self.pseudo_inputs.shape)} are no data for the model and the guide's "
@@ -149,7 +150,7 @@ class VampPrior(PyroModule):
 
     def _ask(self, guide: Any) -> dict[str, Posterior]:
         with nullcontext() if self.training else evaluation_mode(guide):
-            return guide.posteriors_at(self.pseudo_inputs)  # type: ignore[no-any-return]
+            return guide.posteriors_at(self.pseudo_inputs)
 
 
 class _StandIn:
