@@ -115,6 +115,20 @@ def amortized_over_holes(model):
     return lvm.guides.Amortized(model, encoder.double())
 
 
+def hierarchical():
+    layers = [lvm.nn.MLP(2, [8], 2 * 4)]
+    return lvm.models.HierarchicalVAE([4, 2], layers, lvm.nn.MLP(4, [16], 64)).double()
+
+
+def semi_supervised():
+    return lvm.models.SemiSupervisedVAE(10, 2, lvm.nn.MLP(12, [16], 64)).double()
+
+
+def labeled_digits():
+    labels = torch.tensor(lvm.datasets.digits().labels[:200])
+    return (*digits(), torch.where(torch.arange(200) % 2 == 0, labels, -1))
+
+
 def enumerating():
     return TraceEnum_ELBO(max_plate_nesting=1)
 
@@ -158,6 +172,13 @@ COLLECTION = {
         for guide in (lvm.guides.LowRank, lvm.guides.Mixture)
     },
     "VAE, Bernoulli": Entry(vae(64, lvm.likelihoods.Bernoulli()), amortized(64), digits, Trace_ELBO),
+    "hierarchical VAE": Entry(
+        hierarchical,
+        lambda model: lvm.guides.BottomUp(model, lvm.nn.MLP(64, [16], 16).double(), (16,)),
+        digits,
+        Trace_ELBO,
+    ),
+    "semi-supervised VAE": Entry(semi_supervised, amortized(64), labeled_digits, enumerating),
     # probabilistic PCA and factor analysis run the latent Gaussian's program
     "latent Gaussian": Entry(
         lambda: lvm.models.LatentGaussian(1, 4, "softplus").double(), amortized(4), iris, Trace_ELBO
@@ -221,9 +242,7 @@ def test_in_fit(entry, whose):
     model, guide, args = build(entry)
     objective = entry.theirs() if whose == "Pyro" else OURS[whose]()
     options = {"batch_size": 50} if args else {}
-    result = lvm.fit(
-        model, guide, args[0] if args else None, objective=objective, num_steps=60, seed=0, progress=False, **options
-    )
+    result = lvm.fit(model, guide, args or None, objective=objective, num_steps=60, seed=0, progress=False, **options)
     assert result.losses[-20:].mean() < result.losses[:20].mean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # 60 steps leave heavy tails
