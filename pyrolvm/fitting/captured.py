@@ -84,9 +84,8 @@ class CapturedStep:
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What a step depends on: the batch, its row numbers, and the objective's numbers."""
-        numbers = torch.from_numpy(self.loop.schedule.numbers(self.loop.num_steps, 1)[0]).to(
-            self.loop.parameters[0].device
-        )
+        loop = self.loop
+        numbers = torch.from_numpy(loop.schedule.numbers(loop.num_steps, 1)[0]).to(loop.parameters[0].device)
         rows = () if batch.rows is None else (batch.rows,)
         return (*batch.args, *rows, *((numbers,) if len(numbers) else ()))
 
