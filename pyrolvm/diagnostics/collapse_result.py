@@ -41,6 +41,8 @@ class Collapse:
             predicted_rate     For a linear Gaussian model what :func:`predicted_rates` says, the largest for the unit
                                with the largest rate; else NaN
             =================  =========================================================================================
+        by_site: ``rate`` and ``rate_error`` of each latent, all its units together; of several, named together, where
+            these do not come apart.
         rate: KL(q(z | x) || p(z)).
         mutual_information: Of a datum's number and its latents, KL(q(z | x) || q(z)), with q(z) the mean of q(z | x)
             over all the data; at most log N.
@@ -53,6 +55,7 @@ class Collapse:
     """
 
     table: pd.DataFrame
+    by_site: pd.DataFrame
     rate: float
     rate_error: float
     mutual_information: float
@@ -130,8 +133,9 @@ class Collapse:
                 ("ELBO", self.elbo, self.elbo_error),
             )
         ]
-        shown = self.table.dropna(axis=1, how="all").to_string(index=False, float_format="{:.3g}".format)
-        return "\n".join([repr(self), *lines, shown])
+        tables = [self.table.dropna(axis=1, how="all")] + [self.by_site] * (len(self.by_site) > 1)
+        shown = [table.to_string(index=False, float_format="{:.3g}".format) for table in tables]
+        return "\n".join([repr(self), *lines, *shown])
 
     def __repr__(self) -> str:
         return f"Collapse({self.num_active} of {self.num_units} units active; {self.num_data} data, nats a datum)"

@@ -74,7 +74,8 @@ class Survey:
         structure: The pair's structure, on the first rows.
         is_looped: Whether particles run one by one.
         means: For each datum the means over draws of "rate", "log_likelihood" and "elbo", shape (N,); of ("kl",
-            *sites), shape (N, U); and of the guide's means, ("mean", site), shape (N, U, C).
+            *sites), shape (N, U), and its sum over units, ("rate", *sites), shape (N,); and of the guide's means,
+            ("mean", site), shape (N, U, C).
         latents: Draws from the aggregate posterior by site, S of them in front; functions of others left out.
         rows: Where the data plate is in values of each, laid out as in :class:`pyrolvm.weights.Draws`.
         log_guide: log q of each given its own datum, shape (S,).
@@ -173,6 +174,7 @@ def _numbers(draws: Draws, first: int) -> dict[Any, Tensor]:
         )
     numbers: dict[Any, Tensor] = {"rate": rate, "log_likelihood": log_likelihood, "elbo": log_likelihood - rate}
     numbers.update({("kl", *kl.names): kl.value[0] for kl in units.kls})
+    numbers.update({("rate", *kl.names): kl.value[0].sum(-1) for kl in units.kls})
     numbers.update({("mean", name): mean[0] for name, mean in units.means.items()})
     return numbers
 

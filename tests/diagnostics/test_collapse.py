@@ -395,6 +395,7 @@ def test_a_flow_guide_over_several_sites():
         error = math.hypot(getattr(report, f"{name}_error"), truth.std().item() / math.sqrt(truth.numel()))
         agree(getattr(report, name), error, truth.mean().item(), 0.1)
     assert list(report.table["site"]) == ["z", "z", "y"]
+    assert list(report.by_site["site"]) == ["z, y"]
     assert report.table["rate"].isna().all()
 
 
