@@ -100,10 +100,9 @@ def impute(
             with handler:
                 z, weights, khat = _weighed(_read(pair, chunk), num_particles, 0 if rows is None else int(rows[0]))
             found.append(_filled(part, z, weights, khat, decoded, num_samples, level))
-    mean, lower, upper, ess, khat, samples = (
-        torch.cat(parts, 1 if parts[0].dim() == 3 else 0).cpu().numpy() for parts in zip(*found, strict=True)
-    )
-    return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, khat, num_particles))
+    columns = (torch.cat(parts, 1 if parts[0].dim() == 3 else 0) for parts in zip(*found, strict=True))
+    mean, lower, upper, ess, tail, samples = (column.cpu().numpy() for column in columns)
+    return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, tail, num_particles))
 
 
 def _decoder(model: Program) -> Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]]:
