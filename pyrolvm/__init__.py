@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         nn,
         objectives,
         pictures,
+        priors,
     )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
@@ -58,6 +59,7 @@ __all__ = [
     "nn",
     "objectives",
     "pictures",
+    "priors",
 ]
 
 # Rooms are opened when a name of theirs is first used, so that the command line answers before torch is loaded.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm.fitting.transforms import Transform, transformed
 from pyrolvm.weights import check_count
 
 __all__ = ["Batch", "Batches", "mixed", "refuse_invalid"]
@@ -41,12 +42,22 @@ class Batches:
         batch_size: B; None for all the data at once.
         steps_per_epoch: Number of batches in an epoch.
         held: The whole data, where it lies in memory as tensors that batches are rows of; else None.
+        transform: What rows go through each time that programs see them; None where they see the rows themselves.
     """
 
     num_data: int | None = None
     batch_size: int | None = None
     steps_per_epoch: int = 1
     held: tuple[Tensor, ...] | None = None
+    transform: Transform | None = None
+
+    def seen(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What programs see of some rows: the transform is called anew.
+
+        Args:
+            args: The rows, in each part of the data.
+        """
+        return args if self.transform is None else transformed(self.transform, args)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch.

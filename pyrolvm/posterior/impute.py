@@ -78,7 +78,7 @@ def impute(
         >>> found = impute(model, guide, x, seed=0)
         >>> found.mean.shape, found.samples.shape
         ((2, 3), (10, 2, 3))
-        >>> bool(found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1])
+        >>> found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1]
         True
     """
     counts = {"num_particles": num_particles, "num_samples": num_samples}
@@ -100,9 +100,10 @@ def impute(
             with handler:
                 z, weights, khat = _weighed(_read(pair, chunk), num_particles, 0 if rows is None else int(rows[0]))
             found.append(_filled(part, z, weights, khat, decoded, num_samples, level))
-    columns = (torch.cat(parts, 1 if parts[0].dim() == 3 else 0) for parts in zip(*found, strict=True))
-    mean, lower, upper, ess, tail, samples = (column.cpu().numpy() for column in columns)
-    return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, tail, num_particles))
+    mean, lower, upper, ess, tails, samples = (
+        torch.cat(parts, 1 if parts[0].dim() == 3 else 0).cpu().numpy() for parts in zip(*found, strict=True)
+    )
+    return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, tails, num_particles))
 
 
 def _decoder(model: Program) -> Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]]:

@@ -78,6 +78,15 @@ def test_it_broadcasts_over_particles_and_expands():
     assert expanded.sample((3,)).shape == (3, 2, 6, 5)
 
 
+def test_it_runs_on_the_device(device):
+    likelihood, context = far_from_uniform(5, 3, [8]), torch.randn(6, 3)
+    x = (torch.rand(6, 5) > 0.5).double()
+    expected = likelihood.distribution(context).log_prob(x)
+    distribution = likelihood.to(device).distribution(context.to(device))
+    torch.testing.assert_close(distribution.log_prob(x.to(device)).cpu(), expected)
+    assert distribution.sample().device.type == device.type
+
+
 def test_float32_is_float64_rounded():
     likelihood, context = far_from_uniform(5, 3, [8]), torch.randn(6, 3)
     x = (torch.rand(6, 5) > 0.5).double()

@@ -7,7 +7,15 @@ import scipy.stats
 import torch
 from likelihoods.kinds import KINDS, NUM_FEATURES, log_density, negative_binomial
 
-from pyrolvm.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian, Likelihood, NegativeBinomial, Poisson
+from pyrolvm.likelihoods import (
+    Categorical,
+    Gaussian,
+    HeteroscedasticGaussian,
+    Likelihood,
+    Masked,
+    NegativeBinomial,
+    Poisson,
+)
 
 EACH = pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
 
@@ -72,6 +80,16 @@ def test_float32_is_float64_rounded(kind):
     assert found.dtype == torch.float32
     assert distribution.sample().dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=2e-5)
+
+
+@EACH
+def test_it_runs_on_the_device(kind, device):
+    likelihood, (parameters, x, _) = kind.make(), kind.given(6)
+    expected = likelihood.distribution(parameters).log_prob(x)
+    distribution = Masked(likelihood.to(device)).distribution(parameters.to(device))
+    torch.testing.assert_close(distribution.log_prob(x.to(device)).cpu(), expected)
+    likelihood.check(distribution.sample())
+    assert likelihood.mean(parameters.to(device)).device.type == device.type
 
 
 # ------------------------------------------------------------------------------------------------ counts

@@ -9,6 +9,7 @@ from pyro.nn import PyroModule
 
 import pyrolvm as lvm
 from pyrolvm.likelihoods import Autoregressive, Bernoulli, Gaussian, Likelihood, Masked, Poisson
+from pyrolvm.programs import simulate
 
 NAN = float("nan")
 EACH = pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
@@ -128,6 +129,29 @@ def test_models_take_missing_entries_and_no_infinite_ones():
         lvm.fit(plain, guide, x, num_steps=2, progress=False)
     with pytest.raises(ValueError, match="'x' must be finite; row 0, column 1 holds nan"):
         plain.check_data(x)
+
+
+def test_simulated_data_are_missing_where_the_data_are():
+    model = lvm.models.VAE(2, torch.nn.Linear(2, 3), Masked(Gaussian()))
+    x = torch.tensor([[0.0, NAN, 1.0], [1.0, 2.0, NAN]])
+    simulated = simulate(model, (x,), {}).args[0]
+    assert torch.equal(simulated.isnan(), x.isnan())
+    assert not (simulated == x).any()
+
+
+def test_a_fit_is_saved_and_loaded(tmp_path):
+    def pair():
+        likelihood = Masked(Gaussian(torch.ones(3), learn_scale=True))
+        model = lvm.models.VAE(2, lvm.nn.ConvDecoder(2, [4], (1, 3)), likelihood)
+        return model, lvm.guides.Amortized(model, torch.nn.Sequential(lvm.nn.FillMissing(), torch.nn.Linear(6, 4)))
+
+    x, _ = with_holes(torch.randn(20, 3))
+    fitted = lvm.fit(*pair(), x, num_steps=3, seed=0, progress=False, compile=False)
+    fitted.save(tmp_path / "fit")
+    loaded = lvm.load(tmp_path / "fit", *pair(), x)
+    torch.testing.assert_close(loaded.model.state_dict(), fitted.model.state_dict(), rtol=0, atol=0)
+    found, expected = (lvm.log_weights(r.model, r.guide, x, num_particles=2, seed=0).local for r in (loaded, fitted))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_loss_that_is_not_finite_is_not_put_down_to_missing_entries():
