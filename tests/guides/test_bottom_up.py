@@ -117,7 +117,7 @@ def test_path_gradients_have_the_mean_of_plain_ones(objective):
     assert ((means[0] - means[1]).abs() < 4.5 * (errors[0] ** 2 + errors[1] ** 2).sqrt() + 1e-9).all()
 
 
-def mean_gradient(objective, guide, x, repeats=150):
+def mean_gradient(objective, guide, x, repeats=80):
     rows = []
     for seed in range(repeats):
         torch.manual_seed(seed)
@@ -249,14 +249,13 @@ def test_under_plain_pyro():
     assert sum(losses[-20:]) < sum(losses[:20])
 
 
-@pytest.mark.parametrize("objective", [lvm.objectives.ELBO, lvm.objectives.DReG])
-def test_captured_steps_are_the_eager_ones(objective, interpreted):
+def test_captured_steps_are_the_eager_ones(interpreted):
     found = []
     for compile in (False, True):
         torch.manual_seed(1)
         guide = lvm.guides.BottomUp(chain, torch.nn.Linear(4, 6))
         options = {"num_steps": 5, "batch_size": 6, "compile": compile, "seed": 0, "progress": False}
-        found.append((lvm.fit(chain, guide, simulated(20), objective=objective(3), **options), guide.state_dict()))
+        found.append((lvm.fit(chain, guide, simulated(20), objective=lvm.objectives.DReG(3), **options), guide.state_dict()))
     (eager, expected), (captured, parameters) = found
     assert captured.execution.startswith("compiled")
     torch.testing.assert_close(captured.losses, eager.losses)
