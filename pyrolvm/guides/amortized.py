@@ -1,9 +1,11 @@
 """Guides for the latents inside the data plate, whose parameters a network gives."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
+import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -28,15 +30,16 @@ class Amortized(PyroModule):
     Args:
         model: A Pyro program whose first argument is the data.
         encoder: A module that maps the data, (B, ...), to features, (B, H).
-        family: "diagonal" (independent normals), "full_rank" (one multivariate normal for all latents of a datum) or
-            "flow" (a coupling flow that all data share, given a context of the datum's own; its learning rate is 1e-2
-            at most).
+        family: "diagonal" (independent normals, and independent probabilities for discrete latents), "full_rank" (one
+            multivariate normal for all latents of a datum) or "flow" (a coupling flow that all data share, given a
+            context of the datum's own; its learning rate is 1e-2 at most).
         data_plate: Name of the data plate; None to find it.
 
     Raises:
         TypeError: If the encoder cannot be called, or, on a run, gives no tensor.
         ValueError: If the family is unknown; on the first run, if the model has no latent inside the data plate, or
-            one inside a further plate, or if the encoder's output has not the shape (B, H).
+            one inside a further plate, or a discrete one where the family is not "diagonal", or if the encoder's output
+            has not the shape (B, H).
 
     References:
         Kingma and Welling (2014), Auto-encoding variational Bayes, Eq. 9.
@@ -107,3 +110,28 @@ class Amortized(PyroModule):
                 head = torch.nn.Linear(features.shape[-1], block.family.num_parameters)
                 self.heads[f"head{i}"] = head.to(features.device, features.dtype)
         return [head(features) for head in self.heads.values()]
+
+    def posteriors_at(
+        self, x: Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Callable[[Int[Tensor, "*batch"]], dist.TorchDistribution]]:
+        """q(z | x_k) of each latent that is drawn by itself, as a function of k.
+
+        Args:
+            x: Data, shape (K, ...).
+            *args: What else the model takes.
+            **kwargs: What else the model takes.
+
+        Returns:
+            By name, a function of row numbers in 0..K-1 that gives a distribution with their batch shape.
+
+        Example:
+            >>> import pyro, torch, pyro.distributions as dist
+            >>> from pyrolvm.programs import data_plate
+            >>> def model(x):
+            ...     with data_plate(x):
+            ...         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            >>> guide = Amortized(model, torch.nn.Linear(5, 8))
+            >>> guide.posteriors_at(torch.zeros(3, 5))["z"](torch.tensor([2, 0])).sample().shape
+            torch.Size([2, 2])
+        """
+        return self.latents.rows_of(self.parameters_of(x, *args, **kwargs))

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
+
+from pyrolvm.likelihoods.values import refuse_other_than_counts, refuse_values
 
 __all__ = [
     "DataMatrix",
@@ -78,7 +80,7 @@ def as_batch(x: Any, num_features: int, like: Tensor) -> Float[Tensor, "batch nu
 
 
 def as_data(
-    x: Any, num_features: int, dtype: torch.dtype, device: torch.device
+    x: Any, num_features: int, dtype: torch.dtype, device: torch.device, *, missing: bool = False
 ) -> Float[Tensor, "num_data num_features"]:
     """Data in full: shape and values are looked at.
 
@@ -87,6 +89,7 @@ def as_data(
         num_features: D.
         dtype: The model's.
         device: The model's.
+        missing: Whether NaN stands for an entry that is missing.
 
     Returns:
         A tensor of that dtype on that device, shape (N, D).
@@ -100,43 +103,13 @@ def as_data(
     if len(data) == 0:
         raise ValueError(f"'x' must have at least one row; got shape {tuple(data.shape)}.")
     cast = data.to(device=device, dtype=dtype)
-    good = cast.isfinite()
+    good = cast.isfinite() | (cast.isnan() & missing)
     if not good.all():
         row, column = (~good).nonzero()[0].tolist()
         value = data[row, column].item()
         remedy = f"{dtype} cannot hold it: rescale x." if np.isfinite(value) else "Fill in or drop such rows."
         raise ValueError(f"'x' must be finite; row {row}, column {column} holds {value:g}. {remedy}")
     return cast
-
-
-def refuse_values(bad: Bool[Tensor, "num_data num_features"], x: Tensor, what: str, remedy: str) -> None:
-    """Refuse data with values that a model cannot produce.
-
-    Args:
-        bad: Where they are.
-        x: Data, shape (N, D).
-        what: What x must hold.
-        remedy: A sentence.
-
-    Raises:
-        ValueError: If there is one; the first bad row is named.
-    """
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
-        raise ValueError(f"'x' must hold {what}; row {row}, column {column} holds {x[row, column]:g}. {remedy}")
-
-
-def refuse_other_than_counts(x: Float[Tensor, "num_data num_features"], remedy: str) -> None:
-    """Refuse data that are no counts.
-
-    Args:
-        x: Data, shape (N, D).
-        remedy: A sentence.
-
-    Raises:
-        ValueError: If a value is negative or no integer; the first bad row is named.
-    """
-    refuse_values((x < 0) | (x != x.floor()), x, "counts, 0, 1, 2, ...", remedy)
 
 
 def as_probabilities(values: Any, shape: tuple[int, int], like: Tensor) -> Float[Tensor, "num_data num_components"]:

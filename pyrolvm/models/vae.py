@@ -1,23 +1,25 @@
-"""Variational autoencoders: a Gaussian prior and a decoder."""
+"""Variational autoencoders: a prior and a decoder."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro
-import pyro.distributions as dist
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
-from pyrolvm.programs import data_plate, evaluating
+from pyrolvm.priors import Prior, StandardNormal
+from pyrolvm.programs import data_plate, evaluating, hidden
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
 
 
 class VAE(Decoded):
-    """The model of a variational autoencoder: z ~ N(0, I), x | z ~ likelihood(decoder(z)).
+    """The model of a variational autoencoder: z ~ prior, x | z ~ likelihood(decoder(z)).
 
     The guide is a part of its own: `lvm.guides.Amortized(model, encoder)`. The marginal log p(x) has no closed form;
     bound it with `lvm.evidence.importance`. A decoder that is strong enough to model x by itself leaves z unused.
@@ -27,10 +29,12 @@ class VAE(Decoded):
         decoder: Maps (..., L) to (..., num_outputs), the parameters of the likelihood: a torch module (`lvm.nn.MLP`)
             or a function.
         likelihood: An object of `lvm.likelihoods`, by default `Bernoulli()`.
+        prior: An object of `lvm.priors`, by default `StandardNormal(num_latents)`. It follows the decoder's dtype and
+            device.
 
     Raises:
-        TypeError: If the decoder cannot be called, or the likelihood is no likelihood.
-        ValueError: If the decoder does not map (..., L) to (..., num_outputs).
+        TypeError: If the decoder cannot be called, the likelihood is no likelihood, or the prior no prior.
+        ValueError: If the decoder does not map (..., L) to (..., num_outputs), or the prior is not over L latents.
 
     References:
         Kingma & Welling 2014, section 3; Rezende, Mohamed & Wierstra 2014.
@@ -43,16 +47,21 @@ class VAE(Decoded):
     """
 
     def __init__(
-        self, num_latents: int, decoder: Callable[[Tensor], Tensor], likelihood: Likelihood | None = None
+        self,
+        num_latents: int,
+        decoder: Callable[[Tensor], Tensor],
+        likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
     ) -> None:
         size = as_count(num_latents, "num_latents")
-        super().__init__("vae", size, decoder, likelihood)
+        prior = StandardNormal(size) if prior is None else prior
+        _check_prior(prior, size)
+        super().__init__("vae", size, decoder, likelihood, prior)
         self.num_latents = size
-        self.register_buffer("prior_loc", self._like.new_zeros(size), persistent=False)
-        self.register_buffer("prior_scale", self._like.new_ones(size), persistent=False)
+        self.prior = prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
-        """The Pyro program, with sites "z" and "x" in the data plate.
+        """The Pyro program, with sites "z" and "x", and those of the prior, in the data plate.
 
         Args:
             x: Data, shape (B, D); None to draw them.
@@ -64,10 +73,9 @@ class VAE(Decoded):
         Raises:
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
-        data = None if x is None else as_batch(x, self._num_features(x), self.prior_loc)
-        prior = dist.Normal(self.prior_loc, self.prior_scale).to_event(1)
+        data = None if x is None else as_batch(x, self._num_features(x), self._like)
         with data_plate(as_count(size, "size") if data is None else data):
-            z = pyro.sample("z", prior)
+            z = self._latents()
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
     def decode(self, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
@@ -99,6 +107,28 @@ class VAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self):
-            z = dist.Normal(self.prior_loc, self.prior_scale).sample((as_count(n, "n"),))
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
+            z = self._latents()
             return self.likelihood.distribution(self.decoder(z)).sample(), z
+
+    def _latents(self) -> Float[Tensor, "batch num_latents"]:
+        """What the prior draws inside the data plate."""
+        z = self.prior()
+        if z.shape[-1] != self.num_latents:
+            raise ValueError(
+                f"the prior must draw z of shape (..., {self.num_latents}), as its num_latents says; it drew "
+                f"{tuple(z.shape)}. Make the two agree."
+            )
+        return z
+
+
+def _check_prior(prior: Any, num_latents: int) -> None:
+    """Refuse what is no prior, or one over other latents."""
+    if isinstance(prior, type) or not isinstance(prior, Prior):
+        example = f"lvm.priors.StandardNormal({num_latents})"
+        raise TypeError(f"'prior' must be an object of lvm.priors, e.g. {example}; got {prior!r}.")
+    if prior.num_latents != num_latents:
+        raise ValueError(
+            f"'prior' must be over latents of shape (..., {num_latents}), as num_latents={num_latents}; it is over "
+            f"(..., {prior.num_latents}). Build it with num_latents={num_latents}."
+        )

@@ -46,6 +46,11 @@ def iris():
     return ((x - x.mean(0)) / x.std(0),)
 
 
+def holes():
+    x = iris()[0]
+    return (x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.3, torch.nan),)
+
+
 def counts():
     return (torch.tensor(lvm.datasets.digits().x[:200, 18:22]).double(),)
 
@@ -98,6 +103,16 @@ def vae(num_features, likelihood):
 
 def amortized(num_features):
     return lambda model: lvm.guides.Amortized(model, lvm.nn.MLP(num_features, [16], 16).double())
+
+
+def vae_over_holes():
+    likelihood = lvm.likelihoods.Masked(lvm.likelihoods.Gaussian(0.5))
+    return lvm.models.VAE(2, lvm.nn.MLP(2, [16], 4), likelihood).double()
+
+
+def amortized_over_holes(model):
+    encoder = torch.nn.Sequential(lvm.nn.FillMissing(), lvm.nn.MLP(8, [16], 16))
+    return lvm.guides.Amortized(model, encoder.double())
 
 
 def hierarchical():
@@ -175,6 +190,11 @@ COLLECTION = {
         Trace_ELBO,
     ),
     "VAE, Gaussian": Entry(vae(4, lvm.likelihoods.Gaussian(0.5)), amortized(4), iris, Trace_ELBO),
+    "VAE, negative binomial": Entry(vae(4, lvm.likelihoods.NegativeBinomial(0.5)), amortized(4), counts, Trace_ELBO),
+    "VAE, bits in order": Entry(
+        vae(20, lvm.likelihoods.Autoregressive(20, 8, [16])), amortized(20), few_bits, Trace_ELBO
+    ),
+    "VAE, missing entries": Entry(vae_over_holes, amortized_over_holes, holes, Trace_ELBO),
 }
 EACH = pytest.mark.parametrize("entry", list(COLLECTION.values()), ids=list(COLLECTION))
 OURS = {"ELBO": lambda: lvm.objectives.ELBO(2), "IWELBO": lambda: lvm.objectives.IWELBO(4)}

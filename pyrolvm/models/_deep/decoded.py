@@ -24,6 +24,7 @@ class Decoded(PyroModule):
         num_inputs: Width of u.
         decoder: Maps (..., num_inputs) to (..., num_outputs): a torch module or a function.
         likelihood: An object of `lvm.likelihoods`; None for `Bernoulli()`.
+        *others: Further parts, whose parameters tell dtype and device where the decoder has none.
 
     Attributes:
         num_outputs: Width of the decoder's output.
@@ -34,7 +35,12 @@ class Decoded(PyroModule):
     """
 
     def __init__(
-        self, name: str, num_inputs: int, decoder: Callable[[Tensor], Tensor], likelihood: Likelihood | None
+        self,
+        name: str,
+        num_inputs: int,
+        decoder: Callable[[Tensor], Tensor],
+        likelihood: Likelihood | None,
+        *others: Any,
     ) -> None:
         super().__init__(name)
         likelihood = Bernoulli() if likelihood is None else likelihood
@@ -44,7 +50,7 @@ class Decoded(PyroModule):
         if not callable(decoder):
             raise TypeError(f"'decoder' must be a torch module or a function; got {type(decoder).__name__}.")
         self._like: Tensor
-        self.register_buffer("_like", like_of(decoder), persistent=False)
+        self.register_buffer("_like", like_of(decoder, *others), persistent=False)
         self.num_outputs = output_width(decoder, num_inputs, self._like, "decoder")
         self.decoder, self.likelihood = decoder, likelihood
 
@@ -60,11 +66,18 @@ class Decoded(PyroModule):
         Raises:
             TypeError: If x does not hold real numbers.
             ValueError: If x does not fit the decoder, has no rows, or a value that is not finite or that the
-                likelihood cannot produce; the first bad row is named.
+                likelihood cannot produce; the first bad row is named. NaN stands for an entry that is missing where
+                the likelihood is `Masked`.
         """
-        data = as_data(x, self._num_features(x), self._like.dtype, self._like.device)
+        like = self._like
+        data = as_data(x, self._num_features(x), like.dtype, like.device, missing=self.takes_missing)
         self.likelihood.check(data)
         return data
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether NaN in the data stands for an entry that is missing: where the likelihood is `Masked`."""
+        return bool(getattr(self.likelihood, "takes_missing", False))
 
     def _num_features(self, x: Any) -> int:
         """D of the data, once it is known to fit the decoder."""
