@@ -174,12 +174,12 @@ class _Site:
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
     def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
-        """The coordinates of a draw.
+        """The coordinates of a draw, in the unconstrained space; a discrete one's values themselves.
 
         Args:
             value: Of the latent.
         """
-        free = self.transform.inv(value)
+        free = value if self.is_discrete else self.transform.inv(value)
         return free.reshape(*free.shape[: free.dim() - len(self.shape)], self.size)
 
     def distribution(self, family: Family, parameters: Tensor) -> dist.TorchDistribution:
@@ -227,13 +227,14 @@ class _Block:
         (site,) = self.sites
         return {site.name: site.transform(coordinates.reshape(*coordinates.shape[:-1], *site.shape))}
 
-    def coordinates(self, draws: Mapping[str, Tensor]) -> Tensor:
-        """Of draws, in the unconstrained space, side by side, with the plate's dimension where it is.
+    def inputs(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """Draws as a network is given them, with the plate's dimension where it is.
 
         Args:
             draws: Of the latents, by name.
         """
-        return torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+        coordinates = torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+        return self.family.inputs(coordinates)
 
     def in_plate(self, rows: Tensor) -> Tensor:
         """Rows with the plate's dimension where it is, ones to the right of it.
