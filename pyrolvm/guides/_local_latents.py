@@ -66,7 +66,7 @@ class LocalLatents(torch.nn.Module):
         discrete = {n: discrete_family(self.owner, n, s["fn"]) for n, s in inside.items() if is_discrete(s["fn"])}
         if discrete and not FAMILIES[self.family].factorizes:
             raise ValueError(
-                f"family '{self.family}' draws continuous latents; {quoted(discrete)} is discrete. "
+                f"family '{self.family}' draws continuous latents; discrete here: {quoted(discrete)}. "
                 "Use family='diagonal'."
             )
         check_supports(self.owner, model, args, kwargs, inside, discrete)
