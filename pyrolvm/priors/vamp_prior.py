@@ -150,7 +150,7 @@ class VampPrior(PyroModule):
 
     def _ask(self, guide: Any) -> dict[str, Posterior]:
         with nullcontext() if self.training else evaluation_mode(guide):
-            return guide.posteriors_at(self.pseudo_inputs)  # type: ignore[no-any-return]
+            return guide.posteriors_at(self.pseudo_inputs)
 
 
 class _StandIn:
