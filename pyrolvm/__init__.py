@@ -15,12 +15,16 @@ if TYPE_CHECKING:
         models,
         nn,
         objectives,
+        pictures,
         priors,
     )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
     from pyrolvm.fitting import FitResult, fit_em, load
     from pyrolvm.fitting.fit import fit
+    from pyrolvm.posterior import Imputation
+    from pyrolvm.posterior.features import features
+    from pyrolvm.posterior.impute import impute
     from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
     from pyrolvm.weights import LogWeights, log_weights, marginals
 
@@ -30,6 +34,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "FitResult",
+    "Imputation",
     "LogWeights",
     "bind",
     "check",
@@ -40,9 +45,11 @@ __all__ = [
     "diagnostics",
     "estimators",
     "evidence",
+    "features",
     "fit",
     "fit_em",
     "guides",
+    "impute",
     "likelihoods",
     "load",
     "log_weights",
@@ -51,6 +58,7 @@ __all__ = [
     "models",
     "nn",
     "objectives",
+    "pictures",
     "priors",
 ]
 
@@ -58,6 +66,7 @@ __all__ = [
 _ROOMS = {
     "pyrolvm.comparison": ("Comparison", "compare"),
     "pyrolvm.fitting": ("FitResult", "fit", "fit_em", "load"),
+    "pyrolvm.posterior": ("Imputation", "features", "impute"),
     "pyrolvm.programs": ("CheckReport", "bind", "check", "data_plate", "minibatch"),
     "pyrolvm.weights": ("LogWeights", "log_weights", "marginals"),
 }

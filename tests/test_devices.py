@@ -97,6 +97,7 @@ def test_captured_steps(device, compile, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature:UserWarning")
 def test_captured_steps_never_wait_for_the_device():
     def run(self, batches):
         torch.cuda.set_sync_debug_mode("error")

@@ -127,7 +127,8 @@ def check_fit_options(options: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: If they are not a dict.
-        ValueError: If `fit` has no such option, or `compare` sets it itself, or there are to be no steps.
+        ValueError: If `fit` has no such option, or `compare` sets it itself or cannot use it, or there are to be no
+            steps.
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
@@ -140,6 +141,10 @@ def check_fit_options(options: Any) -> dict[str, Any]:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
             raise ValueError(f"'fit_options' has '{name}', which fit does not take. Did you mean '{near[0]}'?")
+    if options.get("transform") is not None:
+        raise ValueError(
+            "fit_options['transform'] would train on other data than compare evaluates on. Transform the data first."
+        )
     for name in ("num_steps", "num_epochs"):
         value = options.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -1,6 +1,6 @@
 """Real data that ships or comes in a wheel, and a reader for users' files. Nothing is ever downloaded."""
 
-from pyrolvm.datasets.bundled import breast_cancer, digits, iris, mnist_5k, wine
+from pyrolvm.datasets.bundled import breast_cancer, digits, iris, mnist_5k, pbmc, wine
 from pyrolvm.datasets.catalog import Summary, describe, load, names
 from pyrolvm.datasets.dataset import Dataset
 from pyrolvm.datasets.posteriordb import (
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "mnist_5k",
     "names",
+    "pbmc",
     "read",
     "reference_names",
     "reference_posterior",

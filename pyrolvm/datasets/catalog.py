@@ -47,6 +47,7 @@ _CATALOG: dict[str, tuple[Callable[[], Dataset], tuple[int, int], str]] = {
     "wine": (bundled.wine, (178, 13), bundled.WINE_SOURCE),
     "digits": (bundled.digits, (1797, 64), bundled.DIGITS_SOURCE),
     "mnist_5k": (bundled.mnist_5k, (5000, 784), bundled.MNIST_5K_SOURCE),
+    "pbmc": (bundled.pbmc, (700, 765), bundled.PBMC_SOURCE),
 }
 
 

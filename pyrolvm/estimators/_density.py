@@ -29,7 +29,7 @@ class DensityEstimator(DensityMixin, BaseEstimator):
     model_: Any
     n_features_in_: int
 
-    def score_samples(self, X: ArrayLike) -> Float[NDArray[Any], "n_samples"]:
+    def score_samples(self, X: ArrayLike) -> Float[np.ndarray, "n_samples"]:
         """log p(x) of each row, in nats.
 
         Args:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +25,7 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
 
     n_components: int
 
-    def transform(self, X: ArrayLike) -> Float[NDArray[Any], "n_samples n_components"]:
+    def transform(self, X: ArrayLike) -> Float[np.ndarray, "n_samples n_components"]:
         """E[z | x] of each row.
 
         Args:
@@ -37,7 +38,7 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         with torch.no_grad():
             return self.model_.posterior(rows).mean.numpy()
 
-    def inverse_transform(self, X: ArrayLike) -> Float[NDArray[Any], "n_samples n_features"]:
+    def inverse_transform(self, X: ArrayLike) -> Float[np.ndarray, "n_samples n_features"]:
         """E[x | z] of each row of latents.
 
         Args:
@@ -56,7 +57,7 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         with torch.no_grad():
             return self.model_.decode(latents).numpy()
 
-    def get_covariance(self) -> Float[NDArray[Any], "n_features n_features"]:
+    def get_covariance(self) -> Float[np.ndarray, "n_features n_features"]:
         """Covariance of x: components_^T components_ plus the noise.
 
         Returns:
@@ -65,7 +66,7 @@ class LinearGaussianEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         check_is_fitted(self)
         return self.model_.covariance.detach().numpy()
 
-    def get_precision(self) -> Float[NDArray[Any], "n_features n_features"]:
+    def get_precision(self) -> Float[np.ndarray, "n_features n_features"]:
         """Inverse of the covariance of x.
 
         Returns:

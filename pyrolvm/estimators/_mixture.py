@@ -29,7 +29,7 @@ class MixtureEstimator(DensityEstimator):
     covariance_type: str
     random_state: Any
 
-    def fit_predict(self, X: ArrayLike, y: Any = None) -> Int[NDArray[Any], "n_samples"]:
+    def fit_predict(self, X: ArrayLike, y: Any = None) -> Int[np.ndarray, "n_samples"]:
         """Fit, then give the most probable component of each row.
 
         Args:
@@ -41,7 +41,7 @@ class MixtureEstimator(DensityEstimator):
         """
         return self.fit(X).predict(X)
 
-    def predict(self, X: ArrayLike) -> Int[NDArray[Any], "n_samples"]:
+    def predict(self, X: ArrayLike) -> Int[np.ndarray, "n_samples"]:
         """The most probable component of each row.
 
         Args:
@@ -52,7 +52,7 @@ class MixtureEstimator(DensityEstimator):
         """
         return self.predict_proba(X).argmax(-1)
 
-    def predict_proba(self, X: ArrayLike) -> Float[NDArray[Any], "n_samples n_components"]:
+    def predict_proba(self, X: ArrayLike) -> Float[np.ndarray, "n_samples n_components"]:
         """p(z = k | x) of each row.
 
         Args:
@@ -67,7 +67,7 @@ class MixtureEstimator(DensityEstimator):
 
     def sample(
         self, n_samples: int = 1
-    ) -> tuple[Float[NDArray[Any], "n_samples n_features"], Int[NDArray[Any], "n_samples"]]:
+    ) -> tuple[Float[np.ndarray, "n_samples n_features"], Int[np.ndarray, "n_samples"]]:
         """Draw rows with their components, the same each time where `random_state` is an integer.
 
         Args:

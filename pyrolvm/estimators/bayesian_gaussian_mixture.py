@@ -157,7 +157,7 @@ class BayesianGaussianMixture(MixtureEstimator):
         self.weight_concentration_ = concentration if concentration.ndim == 1 else tuple(concentration.T)
         return self
 
-    def score_samples(self, X: ArrayLike) -> Float[NDArray[Any], "n_samples"]:
+    def score_samples(self, X: ArrayLike) -> Float[np.ndarray, "n_samples"]:
         """Log of the posterior predictive density of each row, in nats.
 
         Args:

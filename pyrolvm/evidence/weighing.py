@@ -119,7 +119,7 @@ class Weighing:
     def _record_if_it_pays(self, chunk: Chunk, draws: Draws) -> None:
         if self._left * min(self._programs) * _SAVED < _RECORD_SECONDS:
             return
-        if _is_looped(draws):
+        if draws.is_looped:  # a graph of it would be as long
             self._is_settled = True
             return
         try:
@@ -197,12 +197,6 @@ def _seconds(replay: Replay, chunk: Chunk) -> float:
     for part in replay(chunk.inputs):
         part.flatten()[:1].tolist()  # waits for the device
     return time.perf_counter() - start
-
-
-def _is_looped(draws: Draws) -> bool:
-    """Whether particles ran one by one, each with terms of its own: a graph of them would be as long."""
-    names = [term.names for _, term in draws.model_terms]
-    return len(set(names)) < len(names)
 
 
 def _are_same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

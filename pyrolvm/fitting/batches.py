@@ -91,5 +91,5 @@ def _row_aligned(data: Any, programs: tuple[Any, ...], device: Any) -> tuple[Ten
         raise ValueError(f"'data' must have at least one row; got shapes {[tuple(value.shape) for value in args]}.")
     if len(set(lengths)) > 1:
         raise ValueError(f"parts of 'data' must have the same number of rows; got {lengths}.")
-    refuse_invalid(args)
+    refuse_invalid(args, None, programs)
     return args

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pyro
 import torch
 
-from pyrolvm.programs import buffers_of, first_invalid_site, module_of
+from pyrolvm.programs import apart, buffers_of, first_invalid_site, module_of
 
 if TYPE_CHECKING:
     from pyrolvm.fitting.batches import Batch
@@ -111,5 +111,7 @@ def _not_finite(name: str) -> str:
 
 
 def _bad_site(loop: "Loop", batch: "Batch") -> str | None:
-    with loop.rows_of(batch):
-        return first_invalid_site(loop.model, loop.guide, *batch.args)
+    with apart():
+        args = loop.batches.seen(batch.args)
+        with loop.rows_of(batch):
+            return first_invalid_site(loop.model, loop.guide, *args)

@@ -1,7 +1,5 @@
 """``fit``: stochastic variational inference, with everything around the loop."""
 
-import math
-import numbers
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,19 +7,23 @@ from typing import Any
 
 import pyro.infer
 import torch
+from torch import Tensor
 
-from pyrolvm.fitting.batches import Batch, Batches, batches_of
+from pyrolvm.fitting.batches import Batches, batches_of
 from pyrolvm.fitting.loop import Loop
+from pyrolvm.fitting.options import check_options
 from pyrolvm.fitting.pacing import Compile, Pace
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.fitting.settling import settling
 from pyrolvm.fitting.suitability import suited
+from pyrolvm.fitting.transforms import Transform, refuse_unsuited
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import ELBO
 from pyrolvm.programs import (
     CheckReport,
     Program,
     Structure,
+    apart,
     autoguide_plates,
     bind_state,
     check_values,
@@ -39,7 +41,6 @@ from pyrolvm.programs import (
     unshare_parameters,
 )
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["fit"]
 
@@ -54,7 +55,9 @@ def fit(
     learning_rate: float | Callable[[int], float] = 1e-2,
     num_steps: int | None = None,
     num_epochs: int | None = None,
+    num_guide_steps: int = 1,
     batch_size: int | None = None,
+    transform: Transform | None = None,
     device: str | torch.device | None = None,
     compile: Compile = "auto",
     validation: Any = None,
@@ -80,8 +83,14 @@ def fit(
         learning_rate: A number, or a function of the step.
         num_steps: Number of steps.
         num_epochs: Number of passes over the data, in place of ``num_steps``.
+        num_guide_steps: Steps of the guide for each step of the model: of each run of so many steps, all move the
+            guide's parameters, and the last the model's too. Above 1 it keeps an encoder from lagging behind its
+            decoder (He, Spokoyny, Neubig and Berg-Kirkpatrick 2019). Parameters of both count as the model's.
         batch_size: Rows of a minibatch; None for all rows at each step. Each epoch is reshuffled, and its incomplete
             batch dropped.
+        transform: A function of a batch's tensors that gives the tensors that the programs see, called anew at each
+            step: ``torch.bernoulli`` draws new bits from grey levels each time. It may draw from torch's generators,
+            has to keep the rows, and is left out of the validation.
         device: Where to compute; None for where the programs' parameters are.
         compile: Whether steps run as machine code, compiled from one recorded run of the programs: True for compiled
             steps, False for eager ones, "auto" for the faster, given the steps that are left. Results agree up to
@@ -112,20 +121,23 @@ def fit(
         >>> round(result.model.parameters["loc"].item(), 2)
         2.0
     """
-    _check_options(objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation)
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"'compile' must be True, False or 'auto'; got {compile!r}.")
+    check_options(
+        objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation, compile, num_guide_steps
+    )
     start = time.perf_counter()
     plain_model, plain_guide = unbind(model)[0], unbind(guide)[0]
     assert plain_model is not None
     chosen = _placed(device, plain_model, plain_guide)
     batches = batches_of(data, batch_size, plain_model, plain_guide, device=chosen)
     held_out = None if validation is None else batches_of(validation, None, plain_model, plain_guide, device=chosen)
-    for part in (batches, held_out):
-        check_values(plain_model, getattr(part, "args", ()))
     refuse_collisions(plain_model, plain_guide)
     base_seed = int(torch.randint(2**31, ())) if seed is None else seed
     with _frozen(model, guide) as frozen, seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
+        if transform is not None:
+            refuse_unsuited(transform, batches.first(base_seed).args)
+            batches.transform = transform
+        for part in (batches, held_out):
+            _check_values(plain_model, part)
         _move(state, chosen)
         structure = _structure(plain_model, plain_guide, objective, batches, data_plate, base_seed)
         unshare_parameters()
@@ -144,6 +156,7 @@ def fit(
             judge,
             frozen,
             pace,
+            num_guide_steps,
         )
         with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
@@ -161,35 +174,6 @@ def fit(
         execution=pace.reason,
         registered=registered_parameters(state, plain_model, plain_guide),
     )
-
-
-def _check_options(
-    objective: Any, optimizer: Any, learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any, validation: Any
-) -> None:
-    if not isinstance(objective, pyro.infer.ELBO):
-        got = objective.__name__ if isinstance(objective, type) else type(objective).__name__
-        raise TypeError(f"'objective' must be an instance of an objective, such as lvm.objectives.ELBO(); got {got}.")
-    if isinstance(optimizer, pyro.optim.PyroOptim | torch.optim.Optimizer) or not callable(optimizer):
-        raise TypeError(
-            "'optimizer' must be called as optimizer(parameters, lr=...), such as torch.optim.Adam; "
-            f"got a {type(optimizer).__name__}."
-        )
-    _check_numbers(learning_rate, num_steps, num_epochs, patience)
-    if patience is not None and validation is None:
-        raise ValueError("'patience' needs validation data; pass validation=.")
-
-
-def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any) -> None:
-    if not callable(learning_rate):
-        if isinstance(learning_rate, bool) or not isinstance(learning_rate, numbers.Real):
-            raise TypeError(f"'learning_rate' must be a number, or a function of the step; got {learning_rate!r}.")
-        if not 0 < float(learning_rate) < math.inf:
-            raise ValueError(f"'learning_rate' must be positive and finite; got {learning_rate}.")
-    if num_steps is not None and num_epochs is not None:
-        raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
-    for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
-        if value is not None:
-            check_count(name, value)
 
 
 def _placed(device: str | torch.device | None, *programs: Program | None) -> torch.device | None:
@@ -222,6 +206,13 @@ def _frozen(*programs: Program | None) -> Iterator[set[torch.nn.Parameter]]:
             parameter.grad = None
 
 
+def _check_values(model: Program, batches: Batches | None) -> None:
+    """Refuse data in memory that a model of the collection cannot produce."""
+    if batches is not None and batches.held:
+        with apart():
+            check_values(model, batches.seen(batches.held))
+
+
 def _move(state: Any, device: torch.device | None) -> None:
     """Move a bound pair's parameters, which are leaves of the store."""
     if device is None:
@@ -236,12 +227,14 @@ def _structure(
 ) -> Structure:
     """The pair's structure on the first batch, under the data plate's own name."""
     first = batches.first(seed)
+    with apart():
+        args = batches.seen(first.args)
     asked = data_plate or getattr(objective, "data_plate", None)
     if first.rows is None or batches.num_data is None:
-        return _inspect(model, guide, first.args, asked)
-    name = asked or _name_of_plate(model, batches, first)
+        return _inspect(model, guide, args, asked)
+    name = asked or _name_of_plate(model, batches, first.rows, args)
     with minibatch(batches.num_data, first.rows, data_plate=name or "data"):
-        structure = _inspect(model, guide, first.args, asked) if name is not None else None
+        structure = _inspect(model, guide, args, asked) if name is not None else None
     if structure is None or structure.is_joint:
         raise ValueError(
             "'batch_size' needs a data plate around the data's sites, so that bounds can be scaled by N/B; found none. "
@@ -250,17 +243,17 @@ def _structure(
     return structure
 
 
-def _name_of_plate(model: Program, batches: Batches, first: Batch) -> str | None:
+def _name_of_plate(model: Program, batches: Batches, rows: Tensor, args: Any) -> str | None:
     """The data plate's name, from a run of the model on the batch, or where it takes none on all the data."""
     assert batches.num_data is not None
-    assert first.rows is not None
-    for handler in (minibatch(batches.num_data, first.rows), nullcontext()):
+    for handler in (minibatch(batches.num_data, rows), nullcontext()):
         try:
             with handler:
-                return data_plate_of(model, first.args, {})
+                return data_plate_of(model, args, {})
         except Exception:  # under another name a plate has other rows, or the size of all the data
             continue
-    return data_plate_of(model, batches.everything(), {})
+    with apart():
+        return data_plate_of(model, batches.seen(batches.everything()), {})
 
 
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:

@@ -147,7 +147,7 @@ class _CollateWithRows:
 def _as_args(batch: Any, rows: Tensor, programs: tuple[Any, ...], device: Any) -> tuple[Any, ...]:
     args = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     args = as_arguments(args, *programs, device=device)
-    refuse_invalid(args, rows)
+    refuse_invalid(args, rows, programs)
     return args
 
 

@@ -19,7 +19,9 @@ from pyrolvm.fitting.batches import Batch, Batches
 from pyrolvm.fitting.convergence import has_converged
 from pyrolvm.fitting.diagnosis import Snapshot, explain, refuse_bad_step
 from pyrolvm.fitting.pacing import Pace
+from pyrolvm.fitting.turns import Turns
 from pyrolvm.fitting.validation import Validation
+from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
 __all__ = ["Loop"]
@@ -52,11 +54,13 @@ class Loop:
         validation: Validation | None,
         frozen: Container[Tensor],
         pace: Pace,
+        num_guide_steps: int,
     ) -> None:
         self.model, self.guide = model, Empty() if guide is None else guide
         self.objective, self.batches, self.structure = objective, batches, structure
         self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
         self._frozen, self.pace = frozen, pace
+        self.turns = Turns(num_guide_steps, self.model, self.guide, structure, frozen)
         self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
             raise ValueError(
@@ -66,6 +70,7 @@ class Loop:
         self._blocks: list[Tensor] = []
         self._step = 0
         self._best: Snapshot | None = None
+        self._num_looked_at = self._last_change = 0
 
     @property
     def num_steps(self) -> int:
@@ -102,6 +107,8 @@ class Loop:
             warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
         if self._best is not None:
             self._best.restore(self)
+        if self._step and isinstance(self.objective, Objective) and (remark := self.objective.remark(self._step)):
+            warnings.warn(remark, UserWarning, stacklevel=3)
         return converged
 
     def _run(self, num_steps: int | None, bar: Any) -> bool | None:
@@ -109,6 +116,8 @@ class Loop:
         most = num_steps or _MOST_STEPS
         while self._step < most:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
+            if self._step < self.turns.num_guide_steps:  # no step can be captured before all have moved
+                size = min(size, self.turns.num_guide_steps - self._step)
             if num_steps is None:
                 size = min(size, _CONVERGENCE_EVERY - self._step % _CONVERGENCE_EVERY)
             if self.batches.held is None:
@@ -124,7 +133,7 @@ class Loop:
             bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
             if self.validation is not None and self._validate():
                 break
-            if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and has_converged(self.losses):
+            if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and has_converged(self._comparable_losses()):
                 return True
         return None if num_steps is not None else False
 
@@ -213,9 +222,13 @@ class Loop:
         for group in self.optimizer.param_groups if callable(self.learning_rate) else ():
             group["lr"] = self._rate(self._step)
         self.optimizer.zero_grad(set_to_none=True)
+        args = self.batches.seen(batch.args)
         with self.rows_of(batch), self._checks():
-            loss = self.objective.loss_and_grads(self.model, self.guide, *batch.args)
+            loss = self._objective_of_step().loss_and_grads(self.model, self.guide, *args)
         self._take_in_new_parameters()
+        if not self.moves(1)[0]:
+            for parameter in self.turns.waiting(self.parameters):
+                parameter.grad = None  # which optimizers pass over
         self.optimizer.step()
         self._step += 1
         return torch.as_tensor(loss)
@@ -275,6 +288,40 @@ class Loop:
         if not callable(self.learning_rate):
             return None
         return np.array([self._rate(self._step + i) for i in range(num_steps)])
+
+    def moves(self, num_steps: int) -> np.ndarray:
+        """Which of the next steps move the model's parameters too, shape (num_steps,).
+
+        Args:
+            num_steps: How many steps.
+        """
+        return self.turns.moves(self._step, num_steps)
+
+    def numbers(self, num_steps: int) -> np.ndarray:
+        """What the objective needs to know of each of the next steps, shape (num_steps, S).
+
+        Args:
+            num_steps: How many steps.
+        """
+        each = [self._numbers_of(self._step + i) for i in range(num_steps)]
+        return np.array(each, dtype=np.float64).reshape(num_steps, -1 if each[0] else 0)
+
+    def _numbers_of(self, step: int) -> tuple[float, ...]:
+        return self.objective.numbers(step) if isinstance(self.objective, Objective) else ()
+
+    def _objective_of_step(self) -> Any:
+        return (
+            self.objective.at(self._numbers_of(self._step)) if isinstance(self.objective, Objective) else self.objective
+        )
+
+    def _comparable_losses(self) -> Tensor:
+        """Losses of one objective: those since its numbers, such as a schedule's, are what they will be in the end."""
+        last = self._numbers_of(_MOST_STEPS)
+        for step in range(self._num_looked_at, self._step):
+            if self._numbers_of(step) != last:
+                self._last_change = step + 1
+        self._num_looked_at = self._step
+        return self.losses[self._last_change :]
 
     @property
     def parameters(self) -> list[Tensor]:

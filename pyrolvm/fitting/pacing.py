@@ -91,7 +91,8 @@ class Pace:
         if self._is_settled:
             return
         try:
-            if self._is_steady(loop, len(batches)) and self.captured is None and self._num_blocks >= 2:
+            has_moved_all = self._num_blocks >= 2 and loop.num_steps >= loop.turns.num_guide_steps
+            if self._is_steady(loop, len(batches)) and self.captured is None and has_moved_all:
                 steps = max(_LEAST - loop.num_steps, loop.num_steps) if remaining is None else remaining
                 self._capture(loop, batches, steps, say)
         except CaptureError as error:
@@ -110,9 +111,10 @@ class Pace:
         Where they are not, what was recorded is dropped.
         """
         read = self.captured.recording.constants if self.captured is not None else ()
-        before, versions = surroundings(loop.model, loop.guide), [tensor._version for tensor in read]
-        loop.rates(num_steps)  # a schedule is the user's code, and may change such a value
-        after = surroundings(loop.model, loop.guide)
+        programs = (loop.model, loop.guide, loop.batches.transform)
+        before, versions = surroundings(*programs), [tensor._version for tensor in read]
+        loop.rates(num_steps), loop.numbers(num_steps)  # schedules are the user's code, and may change such a value
+        after = surroundings(*programs)
         names = changed(before, after)
         if versions != [tensor._version for tensor in read]:
             names = ["a tensor that the learning-rate schedule changes", *names]
@@ -191,7 +193,8 @@ def _hint(loop: "Loop") -> str:
     """What a fit looks like from outside: equal for fits that probably have equal graphs."""
     names = [getattr(p, "__qualname__", type(p).__qualname__) for p in (loop.model, loop.guide)]
     shapes = [tuple(parameter.shape) for parameter in loop.parameters]
-    return f"{names} {loop.objective!r} {type(loop.optimizer).__name__} {shapes} {loop.batches.batch_size}"
+    kind = (type(loop.optimizer).__name__, shapes, loop.batches.batch_size, loop.batches.transform is None)
+    return f"{names} {loop.objective!r} {kind}"
 
 
 def _recording_seconds(similar: dict[str, Any]) -> float:

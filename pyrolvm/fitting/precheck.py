@@ -34,7 +34,8 @@ def passes_checks(loop: "Loop") -> bool:
             args = tuple(value[rows] for value in batches.held)
             handler = minibatch(batches.num_data, rows, data_plate=str(loop.structure.data_plate))
             with handler, apart(), pyro.validation_enabled(True):
-                run_pair(loop.model, loop.guide, args, {})
+                for trace in run_pair(loop.model, loop.guide, batches.seen(args), {}):
+                    trace.compute_log_prob()
     except Exception:  # whatever a check, or a program that takes no batch of this size, may raise
         return False
     return True

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrolvm.fitting.transforms import Transform, transformed
 from pyrolvm.weights import check_count
 
 __all__ = ["Batch", "Batches", "mixed", "refuse_invalid"]
@@ -41,12 +42,22 @@ class Batches:
         batch_size: B; None for all the data at once.
         steps_per_epoch: Number of batches in an epoch.
         held: The whole data, where it lies in memory as tensors that batches are rows of; else None.
+        transform: What rows go through each time that programs see them; None where they see the rows themselves.
     """
 
     num_data: int | None = None
     batch_size: int | None = None
     steps_per_epoch: int = 1
     held: tuple[Tensor, ...] | None = None
+    transform: Transform | None = None
+
+    def seen(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What programs see of some rows: the transform is called anew.
+
+        Args:
+            args: The rows, in each part of the data.
+        """
+        return args if self.transform is None else transformed(self.transform, args)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch.
@@ -111,24 +122,27 @@ def mixed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
 
 
-def refuse_invalid(args: tuple[Any, ...], rows: Tensor | None = None) -> None:
+def refuse_invalid(args: tuple[Any, ...], rows: Tensor | None = None, programs: tuple[Any, ...] = ()) -> None:
     """Refuse data with NaN or infinite entries.
 
     Args:
         args: Arguments of programs.
         rows: Which rows of the data they hold, shape (B,); None for all of them.
+        programs: The programs. Where the attribute `takes_missing` of one is true, NaN stands for a missing entry.
 
     Raises:
         TypeError: If a tensor is complex.
         ValueError: If an entry is not finite; the first bad row is named, counted from 0.
     """
+    missing = any(getattr(program, "takes_missing", False) for program in programs)
     for value in args:
         if not isinstance(value, Tensor):
             continue
         if value.is_complex():
             raise TypeError(f"'data' must hold real numbers; got dtype {value.dtype}.")
-        if value.dtype.is_floating_point and not bool(torch.isfinite(value).all()):
-            row, *place = (int(i) for i in (~torch.isfinite(value)).nonzero()[0])
+        bad = ~(torch.isfinite(value) | (torch.isnan(value) & missing))
+        if bool(bad.any()):
+            row, *place = (int(i) for i in bad.nonzero()[0])
             what = value[(row, *place)].item()
             row = row if rows is None else int(rows[row])
             column = f", column {place[0]}" if place else ""

@@ -49,6 +49,6 @@ def settling(model: Program, guide: Program | None, batches: Batches) -> Iterato
     yield
     for part in parts:
         try:
-            part.settle(*batches.everything(), model=model, batch_size=batches.batch_size)
+            part.settle(*batches.seen(batches.everything()), model=model, batch_size=batches.batch_size)
         except ValueError as error:
             warnings.warn(str(error), UserWarning, stacklevel=4)

@@ -25,19 +25,21 @@ class LocalLatents(torch.nn.Module):
 
     They are known after the first run. A family whose coordinates are independent gives each latent a block of its own;
     any other draws all latents of a datum together, from which they are cut (an auxiliary site, where there are
-    several). A discrete latent has a family of its own: bits, or choices among a few values.
+    several), unless they are to be drawn one by one. A discrete latent has a family of its own: bits, or choices among
+    a few values.
 
     Args:
         owner: Name of the guide, for messages and auxiliary sites.
         family: Name of the family.
+        one_by_one: Whether each latent has a block of its own, whatever the family.
 
     Attributes:
         blocks: The blocks, none before the first run.
     """
 
-    def __init__(self, owner: str, family: str) -> None:
+    def __init__(self, owner: str, family: str, *, one_by_one: bool = False) -> None:
         super().__init__()
-        self.owner, self.family = owner, family
+        self.owner, self.family, self.one_by_one = owner, family, one_by_one
         self.blocks: list[_Block] = []
         self.families = torch.nn.ModuleList()
 
@@ -71,7 +73,8 @@ class LocalLatents(torch.nn.Module):
             )
         check_supports(self.owner, model, args, kwargs, inside, discrete)
         sites = [_Site(self.owner, name, latent) for name, latent in inside.items()]
-        groups = [[site] for site in sites] if FAMILIES[self.family].factorizes else [sites]
+        apart = self.one_by_one or FAMILIES[self.family].factorizes
+        groups = [[site] for site in sites] if apart else [sites]
         blocks = []
         for group in groups:
             name = group[0].name
@@ -101,7 +104,7 @@ class LocalLatents(torch.nn.Module):
         """
         draws: dict[str, Tensor] = {}
         for block, own in zip(self.blocks, parameters, strict=True):
-            draws.update(block.draw(own))
+            draws.update(block.draw(block.in_plate(own)))
         return draws
 
     def values(
@@ -170,6 +173,15 @@ class _Site:
         log_density = sum_rightmost(log_density, log_density.dim() - value.dim() + self.event_dim)
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
+    def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
+        """The coordinates of a draw.
+
+        Args:
+            value: Of the latent.
+        """
+        free = self.transform.inv(value)
+        return free.reshape(*free.shape[: free.dim() - len(self.shape)], self.size)
+
     def distribution(self, family: Family, parameters: Tensor) -> dist.TorchDistribution:
         """The latent's, where it is alone in its block.
 
@@ -190,7 +202,11 @@ class _Block:
         self.auxiliary, self.sites, self.family = auxiliary, sites, family
 
     def draw(self, parameters: Tensor) -> dict[str, Tensor]:
-        parameters = self._in_plate(parameters)
+        """Draw the latents.
+
+        Args:
+            parameters: Of the family, with the plate's dimension where it is.
+        """
         if len(self.sites) == 1:
             (site,) = self.sites
             return {site.name: pyro.sample(site.name, site.distribution(self.family, parameters))}
@@ -205,16 +221,28 @@ class _Block:
 
     def value(self, parameters: Tensor, noise: Tensor) -> dict[str, Tensor]:
         assert isinstance(self.family, Pushed)  # SemiAmortized refuses others
-        coordinates = self.family.push(self._in_plate(parameters), noise)
+        coordinates = self.family.push(self.in_plate(parameters), noise)
         if len(self.sites) > 1:
             return {self.auxiliary: coordinates}
         (site,) = self.sites
         return {site.name: site.transform(coordinates.reshape(*coordinates.shape[:-1], *site.shape))}
 
-    def _in_plate(self, parameters: Tensor) -> Tensor:
-        """With the plate's dimension where it is, ones to the right of it."""
+    def coordinates(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """Of draws, in the unconstrained space, side by side, with the plate's dimension where it is.
+
+        Args:
+            draws: Of the latents, by name.
+        """
+        return torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+
+    def in_plate(self, rows: Tensor) -> Tensor:
+        """Rows with the plate's dimension where it is, ones to the right of it.
+
+        Args:
+            rows: Shape (B, P).
+        """
         gap = (1,) * (-self.sites[0].plate_dim - 1)
-        return parameters.reshape(len(parameters), *gap, -1)
+        return rows.reshape(len(rows), *gap, -1)
 
 
 def _is_real(support: Any) -> bool:

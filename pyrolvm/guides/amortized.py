@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyrolvm.guides._encoding import check_encoder, encode
 from pyrolvm.guides._families import check_family
 from pyrolvm.guides._local_latents import LocalLatents
 from pyrolvm.programs import Program
@@ -63,8 +64,7 @@ class Amortized(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
-        if not callable(encoder):
-            raise TypeError(f"'encoder' must be a module that maps data to features; got {encoder!r}.")
+        check_encoder(encoder)
         super().__init__("amortized")
         self._model = (model,)  # in a tuple, so that it does not become a submodule
         self._data_plate = data_plate
@@ -103,11 +103,7 @@ class Amortized(PyroModule):
             TypeError: If there is no data.
             ValueError: If the encoder's output has not the shape (B, H).
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"Amortized needs the data as its first argument, a tensor; got {type(x).__name__}.")
-        features = self._encoded(x)
-        if features.dim() != 2 or len(features) != len(x):
-            raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
+        features = encode("Amortized", self.encoder, x)
         if not self.latents.blocks:
             self.latents.find(self._model[0], (x, *args), kwargs, self._data_plate, features)
             for i, block in enumerate(self.latents.blocks):
@@ -139,18 +135,3 @@ class Amortized(PyroModule):
             torch.Size([2, 2])
         """
         return self.latents.rows_of(self.parameters_of(x, *args, **kwargs))
-
-    def _encoded(self, x: Tensor) -> Tensor:
-        """What the encoder gives; networks want floats, and what they say of counts is no help."""
-        try:
-            features = self.encoder(x)
-        except RuntimeError as error:
-            if x.is_floating_point():
-                raise
-            raise ValueError(
-                f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass the data as floats, or "
-                "an encoder that turns them into floats first."
-            ) from error
-        if not isinstance(features, Tensor):
-            raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
-        return features

@@ -1,25 +1,24 @@
 """Variational autoencoders: a prior and a decoder."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Float
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.likelihoods import Bernoulli, Likelihood
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor
+from pyrolvm.likelihoods import Likelihood
+from pyrolvm.models._deep.decoded import Decoded
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
 from pyrolvm.priors import Prior, StandardNormal
-from pyrolvm.programs import data_plate, evaluating, existing_parameters, hidden, parameter_scope
+from pyrolvm.programs import data_plate, evaluating, hidden
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
 
 
-class VAE(PyroModule):
+class VAE(Decoded):
     """The model of a variational autoencoder: z ~ prior, x | z ~ likelihood(decoder(z)).
 
     The guide is a part of its own: `lvm.guides.Amortized(model, encoder)`. The marginal log p(x) has no closed form;
@@ -54,22 +53,11 @@ class VAE(PyroModule):
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
     ) -> None:
-        super().__init__("vae")
-        self.num_latents = as_count(num_latents, "num_latents")
-        likelihood = Bernoulli() if likelihood is None else likelihood
-        if isinstance(likelihood, type) or not isinstance(likelihood, Likelihood):
-            example = "lvm.likelihoods.Bernoulli()"
-            raise TypeError(f"'likelihood' must be an object of lvm.likelihoods, e.g. {example}; got {likelihood!r}.")
-        if not callable(decoder):
-            raise TypeError(f"'decoder' must be a torch module or a function; got {type(decoder).__name__}.")
-        prior = StandardNormal(self.num_latents) if prior is None else prior
-        _check_prior(prior, self.num_latents)
-        modules = [part for part in (decoder, prior) if isinstance(part, torch.nn.Module)]
-        like = next((p for part in modules for p in part.parameters()), torch.zeros(()))
-        self._like: Tensor
-        self.register_buffer("_like", like.new_zeros(self.num_latents).detach(), persistent=False)
-        self.num_outputs = _width(decoder, self._like)
-        self.decoder, self.likelihood = decoder, likelihood
+        size = as_count(num_latents, "num_latents")
+        prior = StandardNormal(size) if prior is None else prior
+        _check_prior(prior, size)
+        super().__init__("vae", size, decoder, likelihood, prior)
+        self.num_latents = size
         self.prior = prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
@@ -90,24 +78,6 @@ class VAE(PyroModule):
             z = self._latents()
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
-    def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
-        """Refuse data that the model cannot produce; `fit` calls it once.
-
-        Args:
-            x: Data, shape (N, D).
-
-        Returns:
-            The data as a tensor of the model's dtype, on its device.
-
-        Raises:
-            TypeError: If x does not hold real numbers.
-            ValueError: If x does not fit the decoder, has no rows, or a value that is not finite or that the
-                likelihood cannot produce; the first bad row is named.
-        """
-        data = as_data(x, self._num_features(x), self._like.dtype, self._like.device)
-        self.likelihood.check(data)
-        return data
-
     def decode(self, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
         """Mean of x given z.
 
@@ -120,11 +90,7 @@ class VAE(PyroModule):
         Raises:
             ValueError: If z is not L wide.
         """
-        latents = as_tensor(z).to(self._like)
-        if latents.dim() == 0 or latents.shape[-1] != self.num_latents:
-            raise ValueError(f"'z' must have shape (..., {self.num_latents}); got {tuple(latents.shape)}.")
-        with existing_parameters():
-            return self.likelihood.mean(self.decoder(latents))
+        return self._mean(self._as_latents(z, self.num_latents))
 
     def sample(
         self, n: int, *, seed: int | None = None
@@ -155,19 +121,6 @@ class VAE(PyroModule):
             )
         return z
 
-    def _num_features(self, x: Any) -> int:
-        """D of the data, once it is known to fit the decoder."""
-        shape = tuple(as_tensor(x).shape)
-        if not shape:
-            raise ValueError("'x' must have shape (N, D); got ().")
-        width = self.likelihood.num_outputs(shape[-1])
-        if width != self.num_outputs:
-            raise ValueError(
-                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder; it has "
-                f"{self.num_outputs}. Build the decoder with {width} outputs."
-            )
-        return shape[-1]
-
 
 def _check_prior(prior: Any, num_latents: int) -> None:
     """Refuse what is no prior, or one over other latents."""
@@ -179,22 +132,3 @@ def _check_prior(prior: Any, num_latents: int) -> None:
             f"'prior' must be over latents of shape (..., {num_latents}), as num_latents={num_latents}; it is over "
             f"(..., {prior.num_latents}). Build it with num_latents={num_latents}."
         )
-
-
-def _width(decoder: Any, like: Float[Tensor, "num_latents"]) -> int:
-    """Width of the decoder's output: a copy is run once, on zeros, with one particle dimension more than usual."""
-    given = (2, 3, len(like))
-    expected = f"'decoder' must map (..., {len(like)}) to (..., num_outputs), whatever dimensions come first"
-    probe = copy.deepcopy(decoder).eval() if isinstance(decoder, torch.nn.Module) else decoder
-    devices = [like.device] if like.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices=devices), parameter_scope():
-        try:
-            output = probe(like.new_zeros(given))
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{expected}; given shape {given} it fails: {reason}") from error
-    shape = tuple(getattr(output, "shape", ()))
-    if len(shape) != 3 or shape[:2] != given[:2]:
-        got = shape if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{expected}; given shape {given} it returns {got}.")
-    return shape[-1]

@@ -1,6 +1,7 @@
 """The one bridge to Pyro's traces: log-densities and log weights of a pair, for each particle and datum."""
 
 from pyrolvm.programs import check_count
+from pyrolvm.weights.aggregate import log_guide_at
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
 from pyrolvm.weights.invalid import refuse_invalid, refuse_no_number
@@ -12,6 +13,7 @@ from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.running import Gradient, draw
 from pyrolvm.weights.score import ScoreTerm
 from pyrolvm.weights.sleep import log_guide_of_simulation
+from pyrolvm.weights.units import UnitKL, Units
 
 __all__ = [
     "Draws",
@@ -21,8 +23,11 @@ __all__ = [
     "Parts",
     "ScoreTerm",
     "Term",
+    "UnitKL",
+    "Units",
     "check_count",
     "draw",
+    "log_guide_at",
     "log_guide_of_simulation",
     "log_mean_exp",
     "log_weights",

@@ -12,6 +12,7 @@ from pyrolvm.weights.copies import LeafCopy
 from pyrolvm.weights.parts import Layout, Parts, Term
 from pyrolvm.weights.score import ScoreTerm
 from pyrolvm.weights.terms import Factor
+from pyrolvm.weights.units import Units
 
 __all__ = ["Draws", "Latent", "expand", "stack"]
 
@@ -26,12 +27,14 @@ class Latent(NamedTuple):
         is_local: Whether it lies inside the data plate.
         is_auxiliary: Whether only the guide has it.
         distribution: The guide's distribution of it.
+        rows: Dimension of the data plate in ``value``; None outside.
     """
 
     value: Tensor
     is_local: bool
     is_auxiliary: bool
     distribution: Any
+    rows: int | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Draws:
         factors: Densities of the enumerated sites, with their layouts; empty unless they were asked for.
         model_terms: Every term of the model by itself with its layout, to say which site a number comes from.
         guide_terms: Those of the guide.
+        units: The latents inside the data plate unit by unit; None unless that was asked for and there are any.
     """
 
     structure: Structure
@@ -69,6 +73,7 @@ class Draws:
     factors: tuple[tuple[Layout, Factor], ...]
     model_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
     guide_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
+    units: Units | None = field(default=None, repr=False)
 
     @property
     def log_joint(self) -> Parts:
@@ -79,6 +84,12 @@ class Draws:
     def log_weight(self) -> Parts:
         """log p(x, z) - log q(z | x)."""
         return self.log_joint - self.log_guide
+
+    @property
+    def is_looped(self) -> bool:
+        """Whether particles ran one by one, each with terms of its own."""
+        names = [term.names for _, term in self.model_terms]
+        return len(set(names)) < len(names)
 
     @property
     def globals(self) -> Mapping[str, Tensor]:
@@ -117,6 +128,7 @@ def stack(draws: list[Draws], *, local_axis: bool) -> Draws:
             value = torch.cat([d.latents[name].value for d in draws], 1 if local_axis else 0)
             latent = latent._replace(value=value)
         latents[name] = latent
+    units = None if first.units is None else Units.cat([d.units for d in draws if d.units], local_axis=local_axis)
     groups = zip(*(d.score_terms for d in draws), strict=True)
     return replace(
         first,
@@ -127,4 +139,5 @@ def stack(draws: list[Draws], *, local_axis: bool) -> Draws:
         factors=tuple(pair for d in draws for pair in d.factors),
         model_terms=tuple(pair for d in draws for pair in d.model_terms),
         guide_terms=tuple(pair for d in draws for pair in d.guide_terms),
+        units=units,
     )

@@ -113,7 +113,9 @@ class Particles:
         own = own_shape(value, depth, site["fn"].event_dim)
         lead = (self.num_global, self.num_local) if is_local else (self.num_global,)
         is_auxiliary = site["name"] in self.structure.auxiliary
-        return Latent(value.reshape(*lead, *own), is_local, is_auxiliary, site["fn"])
+        plate = self.structure.data_plate
+        rows = next((2 + depth + f.dim for f in site["cond_indep_stack"] if is_local and f.name == plate), None)
+        return Latent(value.reshape(*lead, *own), is_local, is_auxiliary, site["fn"], rows)
 
 
 def own_shape(value: Tensor, depth: int, event_dim: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,10 +34,11 @@ from pyrolvm.weights.draws import Draws, Latent, expand, stack
 from pyrolvm.weights.expectation import expected_terms
 from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particles, one_particle
 from pyrolvm.weights.parts import Parts, Term
+from pyrolvm.weights.reading_units import read_units
 from pyrolvm.weights.score import score_terms
-from pyrolvm.weights.terms import Terms, read_terms, unscaled
+from pyrolvm.weights.terms import Terms, read_terms, unscaled, with_kl_weight
 
-__all__ = ["Gradient", "draw"]
+__all__ = ["Gradient", "densities_elsewhere", "draw", "take_out_scale"]
 
 Gradient = Literal["site", "path", "guide", "score"]
 
@@ -60,6 +61,8 @@ def draw(
     gradient: Gradient = "site",
     expectation: bool = False,
     keep_factors: bool = False,
+    keep_units: bool = False,
+    kl_weight: float | Tensor = 1.0,
 ) -> Draws:
     """Run the guide and replay the model against it.
 
@@ -80,6 +83,9 @@ def draw(
             Deltas too, to tell the guide's gradient from the model's; "score", the score function alone.
         expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
         keep_factors: Whether the densities of the model's enumerated sites are kept, with a gradient.
+        keep_units: Whether the latents inside the data plate are read unit by unit; not where the guide is enumerated.
+        kl_weight: What the densities of latents, the model's and the guide's, count in log weights:
+            log p(x | z) - kl_weight (log q(z | x) - log p(z)).
 
     Raises:
         ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
@@ -88,7 +94,19 @@ def draw(
     for _ in range(2):
         structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
         _refuse_guide_enumeration(structure, expectation)
-        run = _Run(model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient, keep_factors)
+        run = _Run(
+            model,
+            guide,
+            args,
+            kwargs,
+            structure,
+            data_plate,
+            max_plate_nesting,
+            gradient,
+            keep_factors,
+            keep_units,
+            kl_weight,
+        )
         try:
             return run.draws(*counts(structure), vectorize, latents or {})
         except _StructureChanged:
@@ -130,6 +148,8 @@ class _Run:
     max_plate_nesting: int | None
     gradient: Gradient
     keep_factors: bool
+    keep_units: bool
+    kl_weight: float | Tensor
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
         drawn = {*self.structure.local_latents, *self.structure.global_latents}
@@ -174,13 +194,17 @@ class _Run:
         if signature(model_sites, guide_sites, self.data_plate) != self.structure.signature:
             raise _StructureChanged
         plate = self.structure.data_plate
-        scale = max(_take_out_scale(model_sites, plate), _take_out_scale(guide_sites, plate))
+        scale = max(take_out_scale(model_sites, plate), take_out_scale(guide_sites, plate))
         for trace, sites in ((model_trace, model_sites), (guide_trace, guide_sites)):
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
         counts, plates = (particles.num_global, particles.num_local), (GLOBAL_PARTICLES, LOCAL_PARTICLES)
-        with self._densities_at_copies():
+        with densities_elsewhere():
             terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
+            units = None
+            if self.keep_units and not self.structure.guide_enumerated:
+                units = read_units(model_trace, guide_trace, terms, particles)
+            terms = with_kl_weight(terms, self.kl_weight)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         each = () if self.gradient == "score" else scored
@@ -200,18 +224,8 @@ class _Run:
             factors=tuple((terms.layout, factor) for factor in terms.factors),
             model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
             guide_terms=tuple((terms.layout, term) for term in terms.guide),
+            units=units,
         )
-
-    @contextmanager
-    def _densities_at_copies(self) -> Iterator[None]:
-        """Say what to do where a flow of the guide knows the density of its own draws only."""
-        try:
-            yield
-        except (KeyError, NotImplementedError) as error:
-            raise ValueError(
-                "The guide has a distribution that gives no density at a copy of its draw, such as a flow without an "
-                "inverse. Use a flow with one, or lvm.objectives.ELBO(1)."
-            ) from error
 
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:
         """Sites of the guide that get a score-function gradient."""
@@ -226,7 +240,7 @@ class _Run:
         known = _broadcasting.setdefault(self.structure, {})
         if pattern not in known:
             with apart(), torch.no_grad(), evaluation_mode(self.model, self.guide), SharedRows():
-                verdict, settled = self._try(*pattern)
+                verdict, settled = replace(self, kl_weight=1.0)._try(*pattern)
             if not settled:  # right for these draws; asked again for the next
                 return verdict
             known[pattern] = verdict
@@ -245,6 +259,22 @@ class _Run:
         return agree(both, singles)
 
 
+@contextmanager
+def densities_elsewhere() -> Iterator[None]:
+    """Say what to do where a flow of the guide knows the density of its own draws only.
+
+    Raises:
+        ValueError: If it is asked for another.
+    """
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            "The guide has a distribution that gives no density at values that are not its own last draw, such as a "
+            "flow without an inverse. Use a flow with one; lvm.objectives.ELBO(1) trains without."
+        ) from error
+
+
 def _folded(terms: Terms) -> dict[str, Parts]:
     fold = terms.layout.fold
     return {
@@ -258,8 +288,13 @@ def _latents(guide_sites: Mapping[str, Any], particles: Particles) -> dict[str, 
     return {name: particles.latent_of(site) for name, site in guide_sites.items() if not site["is_observed"]}
 
 
-def _take_out_scale(sites: dict[str, Any], plate: str | None) -> float:
-    """Divide the data plate's N/B out of every site, and return it."""
+def take_out_scale(sites: dict[str, Any], plate: str | None) -> float:
+    """Divide the data plate's N/B out of every site, and return it.
+
+    Args:
+        sites: Sites of a trace, changed in place.
+        plate: Name of the data plate, or None.
+    """
     scale = 1.0
     for site in sites.values():
         for frame in site["cond_indep_stack"]:

@@ -1,7 +1,7 @@
 """From traces to log-densities for each datum and particle."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled", "with_kl_weight"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,26 @@ def read_terms(
     return Terms(layout, likelihood, prior, guide, factors)
 
 
+def with_kl_weight(terms: Terms, weight: float | Tensor) -> Terms:
+    """The terms with the log-densities of latents, the model's and the guide's, multiplied by a weight.
+
+    Args:
+        terms: All terms of a pair.
+        weight: A number, or a tensor of shape ().
+    """
+    if not isinstance(weight, Tensor) and weight == 1.0:
+        return terms
+
+    def weighted(term: Term) -> Term:
+        value: Any = term.value * (weight.to(term.value.dtype) if isinstance(weight, Tensor) else weight)
+        value._pyro_dims = term.value._pyro_dims
+        return replace(term, value=value)
+
+    return replace(
+        terms, prior=[weighted(term) for term in terms.prior], guide=[weighted(term) for term in terms.guide]
+    )
+
+
 def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
     """Let what ``obs_mask`` draws count in the model where data are observed too, if it counts in the guide.
 
@@ -144,6 +164,21 @@ def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tupl
         terms = _summed_out(group, enumerated, sum_dims, layout)
         (likelihood if any(site["is_observed"] for site in group) else prior).extend(terms)
     return likelihood, prior
+
+
+def prior_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[Term]:
+    """log p(z) of what is drawn: the terms of the model without what it observes, enumerated sites summed out.
+
+    Args:
+        model_trace: Packed trace of the model; left as it is.
+        guide_trace: Packed trace of the guide.
+        layout: Which symbol is which plate.
+    """
+    latent = model_trace.copy()
+    for site in samples(model_trace):
+        if site["is_observed"]:
+            latent.remove_node(site["name"])
+    return [term for terms in _model_terms(latent, guide_trace, layout) for term in terms]
 
 
 def _connected(sites: list[Any], sum_dims: set[str]) -> list[list[Any]]:

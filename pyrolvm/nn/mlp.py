@@ -1,10 +1,12 @@
-"""Encoders and decoders."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from pyrolvm.nn.checks import as_input, check_probability, check_width, check_widths
 
 __all__ = ["MLP"]
 
@@ -20,10 +22,14 @@ class MLP(torch.nn.Sequential):
         hidden: Widths of the hidden layers; an empty sequence leaves one linear layer.
         num_outputs: Width of the output.
         activation: A class (or function) that makes the activation, called once for each hidden layer.
+        dropout: Probability that an output of a hidden layer is set to 0, in training only.
 
     Raises:
         TypeError: If a width is not an integer, or `hidden` not a sequence.
-        ValueError: If a width is below 1.
+        ValueError: If a width is below 1, or `dropout` not in [0, 1), or positive where there is no hidden layer.
+
+    References:
+        Srivastava et al. 2014, Dropout: a simple way to prevent neural networks from overfitting, section 4.
 
     Example:
         >>> MLP(2, [16], 64)(torch.zeros(5, 3, 2)).shape
@@ -36,17 +42,21 @@ class MLP(torch.nn.Sequential):
         hidden: Sequence[int],
         num_outputs: int,
         activation: Callable[[], torch.nn.Module] = torch.nn.ReLU,
+        *,
+        dropout: float = 0.0,
     ) -> None:
-        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-            raise TypeError(f"'hidden' must be a sequence of widths; got {hidden!r}. For one layer, pass [128].")
-        _check_width(num_inputs, "num_inputs")
-        _check_width(num_outputs, "num_outputs")
-        for width in hidden:
-            _check_width(width, "hidden")
+        check_widths(hidden, "hidden")
+        check_width(num_inputs, "num_inputs")
+        check_width(num_outputs, "num_outputs")
+        check_probability(dropout, "dropout")
+        if dropout and not hidden:
+            raise ValueError("'dropout' acts on hidden layers, and there is none. Give 'hidden' a width.")
         layers: list[torch.nn.Module] = []
         widths = [num_inputs, *hidden]
         for before, after in zip(widths, hidden, strict=False):
             layers += [torch.nn.Linear(before, after), activation()]
+            if dropout:
+                layers.append(torch.nn.Dropout(dropout))
         super().__init__(*layers, torch.nn.Linear(widths[-1], num_outputs))
         self.num_inputs, self.num_outputs = num_inputs, num_outputs
 
@@ -62,14 +72,4 @@ class MLP(torch.nn.Sequential):
         Raises:
             ValueError: If the last dimension is not num_inputs wide.
         """
-        if input.dim() == 0 or input.shape[-1] != self.num_inputs:
-            shape = tuple(input.shape)
-            raise ValueError(f"the input of the MLP must have shape (..., {self.num_inputs}); got {shape}.")
-        return super().forward(input if input.is_floating_point() else input.to(next(self.parameters()).dtype))
-
-
-def _check_width(width: int, name: str) -> None:
-    if isinstance(width, bool) or not isinstance(width, int):
-        raise TypeError(f"'{name}' must be an integer width; got {width!r}.")
-    if width < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {width}.")
+        return super().forward(as_input(input, self.num_inputs, next(self.parameters()), "MLP"))
