@@ -174,12 +174,12 @@ class _Site:
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
     def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
-        """The coordinates of a draw.
+        """The coordinates of a draw; a discrete value is its own.
 
         Args:
             value: Of the latent.
         """
-        free = self.transform.inv(value)
+        free = value if self.is_discrete else self.transform.inv(value)
         return free.reshape(*free.shape[: free.dim() - len(self.shape)], self.size)
 
     def distribution(self, family: Family, parameters: Tensor) -> dist.TorchDistribution:
@@ -190,9 +190,9 @@ class _Site:
             parameters: Of the family.
         """
         free = family.distribution(parameters, tuple(self.shape))
-        return (
-            free if self.is_discrete or _is_real(self.support) else dist.TransformedDistribution(free, [self.transform])
-        )
+        if self.is_discrete or _is_real(self.support):
+            return free
+        return dist.TransformedDistribution(free, [self.transform])
 
 
 class _Block:

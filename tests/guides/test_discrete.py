@@ -206,6 +206,34 @@ def test_one_bit_of_its_own_for_each_datum_reaches_log_p_of_x():
     assert (gaps.mean(0) < 4 * gaps.std(0) / 2000**0.5 + 2e-3).all()
 
 
+def test_bottom_up_draws_bits_and_choices_given_each_other():
+    table = torch.tensor([[1.0, -0.5], [-1.0, 0.3], [0.2, 2.0]])
+
+    def model(x):
+        with lvm.data_plate(x):
+            top = pyro.sample("top", dist.Categorical(torch.tensor([0.5, 0.2, 0.3])))
+            below = pyro.sample("below", dist.Bernoulli(logits=table[top]).to_event(1))
+            pyro.sample("x", dist.Normal(2 * below - 1, 1.0).to_event(1), obs=x)
+
+    x = torch.tensor([[0.5, -1.0], [1.5, 2.0]])
+    truth = []
+    for top, first, second in itertools.product(range(3), range(2), range(2)):
+        below = torch.tensor([float(first), float(second)])
+        log_p = torch.tensor([0.5, 0.2, 0.3])[top].log() + dist.Bernoulli(logits=table[top]).log_prob(below).sum()
+        truth.append(log_p + dist.Normal(2 * below - 1, 1.0).log_prob(x).sum(-1))
+    truth = torch.stack(truth).logsumexp(0)
+    guide = lvm.guides.BottomUp(model, MLP(2, [8], 8), (8,))
+    assert lvm.check(model, guide, x).ok
+    evidence = lvm.evidence.importance(model, guide, x, num_particles=4000, seed=0)
+    assert ((evidence.log_evidence - truth).abs() < 4 * evidence.standard_error).all()
+    before = lvm.log_weights(model, guide, x, num_particles=4000, seed=0).local
+    options = {"learning_rate": 0.02, "num_steps": 200, "seed": 0, "compile": False, "progress": False}
+    lvm.fit(model, guide, x, objective=lvm.objectives.VIMCO(4), **options)
+    after = lvm.log_weights(model, guide, x, num_particles=4000, seed=0).local
+    assert (truth - after.mean(0) > -4 * after.std(0) / 4000**0.5).all()
+    assert (truth - after.mean(0)).sum() < 0.2 * (truth - before.mean(0)).sum()
+
+
 def test_float32():
     model, guide = bits_vae()
     model, guide = model.float(), lvm.guides.Amortized(model, MLP(NUM_FEATURES, [8], 8).float())
