@@ -68,7 +68,7 @@ class LocalLatents(torch.nn.Module):
         discrete = {n: discrete_family(self.owner, n, s["fn"]) for n, s in inside.items() if is_discrete(s["fn"])}
         if discrete and not FAMILIES[self.family].factorizes:
             raise ValueError(
-                f"family '{self.family}' draws continuous latents; {quoted(discrete)} is discrete. "
+                f"family '{self.family}' draws continuous latents; discrete here: {quoted(discrete)}. "
                 "Use family='diagonal'."
             )
         check_supports(self.owner, model, args, kwargs, inside, discrete)
@@ -174,7 +174,7 @@ class _Site:
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
     def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
-        """The coordinates of a draw, in the unconstrained space; a discrete one's values themselves.
+        """The coordinates of a draw; a discrete value is its own.
 
         Args:
             value: Of the latent.
@@ -190,9 +190,9 @@ class _Site:
             parameters: Of the family.
         """
         free = family.distribution(parameters, tuple(self.shape))
-        return (
-            free if self.is_discrete or _is_real(self.support) else dist.TransformedDistribution(free, [self.transform])
-        )
+        if self.is_discrete or _is_real(self.support):
+            return free
+        return dist.TransformedDistribution(free, [self.transform])
 
 
 class _Block:
