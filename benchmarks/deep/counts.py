@@ -15,7 +15,7 @@ __all__ = ["measure", "page"]
 _LIKELIHOODS = ("negative binomial", "Poisson", "Gaussian on log counts")
 _PCA = "PCA of log counts"
 _FOLDS, _LATENTS, _HIDDEN, _DROPOUT = 5, 10, 128, 0.3
-_DECODER: list[int] = []
+_DECODER = [_HIDDEN]
 _EPOCHS, _QUICK_EPOCHS, _PATIENCE = 500, 2, 40
 _JUDGED = {"linear": "linear classifier", "neighbors": "15 nearest neighbors", "silhouette": "silhouette"}
 
