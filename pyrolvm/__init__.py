@@ -16,12 +16,15 @@ if TYPE_CHECKING:
         nn,
         objectives,
         pictures,
+        priors,
     )
     from pyrolvm.comparison import Comparison
     from pyrolvm.comparison.compare import compare  # by its file: mypy takes the package's name for the module
     from pyrolvm.fitting import FitResult, fit_em, load
     from pyrolvm.fitting.fit import fit
+    from pyrolvm.posterior import Imputation
     from pyrolvm.posterior.features import features
+    from pyrolvm.posterior.impute import impute
     from pyrolvm.programs import CheckReport, bind, check, data_plate, minibatch
     from pyrolvm.weights import LogWeights, log_weights, marginals
 
@@ -31,6 +34,7 @@ __all__ = [
     "CheckReport",
     "Comparison",
     "FitResult",
+    "Imputation",
     "LogWeights",
     "bind",
     "check",
@@ -45,6 +49,7 @@ __all__ = [
     "fit",
     "fit_em",
     "guides",
+    "impute",
     "likelihoods",
     "load",
     "log_weights",
@@ -54,13 +59,14 @@ __all__ = [
     "nn",
     "objectives",
     "pictures",
+    "priors",
 ]
 
 # Rooms are opened when a name of theirs is first used, so that the command line answers before torch is loaded.
 _ROOMS = {
     "pyrolvm.comparison": ("Comparison", "compare"),
     "pyrolvm.fitting": ("FitResult", "fit", "fit_em", "load"),
-    "pyrolvm.posterior": ("features",),
+    "pyrolvm.posterior": ("Imputation", "features", "impute"),
     "pyrolvm.programs": ("CheckReport", "bind", "check", "data_plate", "minibatch"),
     "pyrolvm.weights": ("LogWeights", "log_weights", "marginals"),
 }

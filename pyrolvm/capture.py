@@ -40,6 +40,7 @@ __all__ = [
     "is_library",
     "note",
     "noted",
+    "one_step",
     "record",
     "relative_size",
     "replayed",
@@ -407,10 +408,10 @@ def replayed(body: Step, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]) 
 
 def _cuda_graph(body: Step, here: list[Tensor], read: tuple[Tensor, ...]) -> Any:
     """A graph that takes one step, in place; generators are left as they were."""
-    step = torch.compile(body, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    step = one_step(body, here, read)
 
     def take() -> None:
-        for place, tensor in zip(here, step(read, here), strict=True):
+        for place, tensor in zip(here, step(*here, *read), strict=True):
             place.copy_(tensor)
 
     before = [tensor.clone() for tensor in here]
@@ -428,6 +429,29 @@ def _cuda_graph(body: Step, here: list[Tensor], read: tuple[Tensor, ...]) -> Any
     for place, tensor in zip(here, before, strict=True):
         place.copy_(tensor)
     return graph
+
+
+def one_step(body: Step, carried: Sequence[Tensor], read: Sequence[Tensor]) -> Runner:
+    """One step, compiled by Inductor alone, so that no number of steps that one process compiles is too large.
+
+    Args:
+        body: From what is only read, and what is carried before a step, to what is carried after it.
+        carried: What is carried, for its shapes.
+        read: What steps only read, likewise.
+
+    Returns:
+        A function of what is carried and what is read, flat.
+    """
+    import torch._inductor
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return body(tensors[len(carried) :], tensors[: len(carried)])
+
+    example: list[Any] = [torch.empty_like(tensor) for tensor in (*carried, *read)]
+    with torch.no_grad():
+        graph = make_fx(flat, tracing_mode="fake")(*example)
+        return torch._inductor.compile(graph, example, {"fallback_random": True})
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyrolvm import capture
-from pyrolvm.capture import CaptureError, record, relative_size, replayed
+from pyrolvm.capture import CaptureError, one_step, record, relative_size, replayed
 
 WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
 
@@ -143,3 +143,20 @@ def test_a_cuda_graph_takes_the_steps_and_leaves_the_noise_alone():
         carried = noisy((rows,), carried)
     torch.manual_seed(0)
     torch.testing.assert_close(tuple(run(torch.tensor(3), *start, rows)), carried)
+
+
+def test_one_step_is_compiled_without_a_limit_on_how_many():
+    """What is compiled is a graph, not the Python function, of which torch compiles eight forms in a process."""
+
+    def body(read, carried):
+        (weights,), (step, value) = read, carried
+        return step + 1, 0.5 * value + weights * torch.randn(3)
+
+    carried, read = (torch.tensor(0), torch.ones(3)), (WEIGHTS.clone(),)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for _ in range(2):
+            runner = one_step(body, carried, read)
+            torch.manual_seed(0)
+            found = runner(*carried, *read)
+            torch.manual_seed(0)
+            torch.testing.assert_close(tuple(found), body(read, carried), rtol=1e-12, atol=0)

@@ -30,6 +30,8 @@ from pyrolvm.weights import check_count
 
 __all__ = ["collapse"]
 
+_ROUNDING = 1e-9  # what differs by less between draws is exact
+
 
 def collapse(
     model: Program,
@@ -80,16 +82,17 @@ def collapse(
         Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on posterior collapse.
 
     Example:
-        >>> import torch, pyrolvm as lvm
-        >>> x = torch.tensor([[2.0, 0.1], [-2.0, -0.1], [2.0, -0.1], [-2.0, 0.1]])
-        >>> model = lvm.models.VAE(1, lvm.nn.MLP(1, [], 2), lvm.likelihoods.Gaussian(0.5))
-        >>> guide = lvm.guides.Amortized(model, torch.nn.Identity())
-        >>> _ = lvm.fit(model, guide, x, num_steps=500, learning_rate=0.05, seed=0, progress=False, compile=False)
-        >>> report = collapse(model, guide, x, seed=0)
-        >>> report.num_active
-        1
-        >>> report.table["predicted_rate"].round(2).tolist()  # log(2 / 0.5)
-        [1.39]
+        >>> import pyro, torch, pyro.distributions as dist, pyrolvm as lvm
+        >>> def model(x):
+        ...     with lvm.data_plate(x):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with lvm.data_plate(x):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> report = collapse(model, guide, torch.linspace(-2.0, 2.0, 50), seed=0)
+        >>> report.num_active, round(report.rate, 2), round(report.rate - report.mutual_information, 1)
+        (1, 0.27, 0.0)
     """
     _check_options(num_draws, num_particles, threshold, batch_size)
     if guide is None:
@@ -167,8 +170,8 @@ class _Number(NamedTuple):
 
 
 def _over_data(mean: Mean) -> _Number:
-    error = mean.squared_error.sum().sqrt() / len(mean.value)
-    return _Number(mean.value.mean().item(), error.item())
+    value, error = mean.value.mean().item(), (mean.squared_error.sum().sqrt() / len(mean.value)).item()
+    return _Number(value, error if error > _ROUNDING * abs(value) else 0.0)
 
 
 def _result(found: Survey, log_marginal: Tensor, predicted: np.ndarray | None, threshold: float) -> Collapse:
@@ -176,6 +179,7 @@ def _result(found: Survey, log_marginal: Tensor, predicted: np.ndarray | None, t
     information, marginal = _split(rate, found.log_guide - log_marginal, log_marginal - found.log_prior)
     return Collapse(
         table=_table(found, predicted, threshold),
+        by_site=_by_site(found),
         rate=rate.value,
         rate_error=rate.error,
         mutual_information=information.value,
@@ -218,6 +222,15 @@ def _table(found: Survey, predicted: np.ndarray | None, threshold: float) -> pd.
         order = table.sort_values(["rate", "variance"], ascending=False).index
         table.loc[order, "predicted_rate"] = predicted
     return table
+
+
+def _by_site(found: Survey) -> pd.DataFrame:
+    rows = []
+    for key, mean in found.means.items():
+        if isinstance(key, tuple) and key[0] == "rate":
+            names = [name for name in key[1:] if ("mean", name) in found.means]  # without auxiliary ones
+            rows.append((", ".join(names), *_over_data(mean)))
+    return pd.DataFrame(rows, columns=["site", "rate", "rate_error"])
 
 
 def _rows(found: Survey) -> Iterator[tuple[str, int, float, float, float]]:

@@ -30,7 +30,7 @@ def collapse_figure(result: "Collapse") -> Figure:
         has_rates = bool(table["rate"].notna().any())
         width = min(9.0, max(4.8, 1.2 + 0.16 * len(table)))
         figure = Picture(figsize=(width, 4.4 if has_rates else 2.8), layout="constrained")
-        axes = np.atleast_1d(figure.subplots(2 if has_rates else 1, 1, sharex=True))
+        axes = figure.subplots(2 if has_rates else 1, 1, sharex=True, squeeze=False)[:, 0]
         if has_rates:
             _rates(axes[0], table)
         _variances(axes[-1], table, result.threshold)
@@ -40,11 +40,11 @@ def collapse_figure(result: "Collapse") -> Figure:
 
 
 def _title(result: "Collapse") -> str:
-    numbers = result.rate, result.mutual_information, result.marginal_kl, result.distortion
-    rate, information, marginal, distortion = (f"{number:.3g}" for number in numbers)
+    numbers = result.distortion, result.rate, result.mutual_information, result.marginal_kl
+    distortion, rate, information, marginal = (f"{number:.3g}" for number in numbers)
     return (
-        f"{result.num_active} of {result.num_units} units active\n"
-        f"rate {rate} = mutual information {information} + KL(q(z) || p(z)) {marginal}; distortion {distortion} nats"
+        f"{result.num_active} of {result.num_units} units active; distortion {distortion} nats\n"
+        f"rate {rate} = mutual information {information} + KL(q(z) || p(z)) {marginal}"
     )
 
 
@@ -56,7 +56,7 @@ def _rates(axes: Any, table: Any) -> None:
     places = np.arange(len(table))
     axes.bar(places, table["rate"].fillna(0.0), color=_colors(table), width=0.8)
     if table["predicted_rate"].notna().any():
-        look = {"ls": "none", "marker": "o", "ms": 5, "mfc": "none", "mec": _PREDICTED, "mew": 1.4}
+        look = {"ls": "none", "marker": "o", "ms": 5, "mfc": "none", "mec": _PREDICTED, "mew": 1.4, "clip_on": False}
         axes.plot(places, table["predicted_rate"], label="predicted from eigenvalues", **look)
         axes.legend(loc="upper right", handlelength=1.2)
     axes.set_ylim(bottom=0)
@@ -68,9 +68,18 @@ def _variances(axes: Any, table: Any, threshold: float) -> None:
     low = threshold / 30
     axes.bar(np.arange(len(table)), np.maximum(variance, low) - low, bottom=low, color=_colors(table), width=0.8)
     axes.axhline(threshold, color=FAINT, lw=1, ls="--")
-    note = f"threshold {threshold:g}"
-    axes.annotate(note, (1.0, threshold), (0, 2), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                  ha="right", va="bottom", fontsize=8, color=FAINT)  # fmt: skip
+    axes.annotate(
+        f"threshold {threshold:g}",
+        (1.0, threshold),
+        (0, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=FAINT,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+    )
     axes.set_yscale("log")
     axes.set_ylim(low, 2 * max(variance.max(), threshold))
     axes.yaxis.set_major_formatter(PLAIN)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Collapse:
             predicted_rate     For a linear Gaussian model what :func:`predicted_rates` says, the largest for the unit
                                with the largest rate; else NaN
             =================  =========================================================================================
+        by_site: ``rate`` and ``rate_error`` of each latent, all its units together; of several, named together, where
+            these do not come apart.
         rate: KL(q(z | x) || p(z)).
         mutual_information: Of a datum's number and its latents, KL(q(z | x) || q(z)), with q(z) the mean of q(z | x)
             over all the data; at most log N.
@@ -52,6 +55,7 @@ class Collapse:
     """
 
     table: pd.DataFrame
+    by_site: pd.DataFrame
     rate: float
     rate_error: float
     mutual_information: float
@@ -90,9 +94,9 @@ class Collapse:
         else:
             what = f"{len(lost)} of {self.num_units} units have collapsed ({_named(lost)})"
         what += f": the variance of the guide's mean over the data is at most {self.threshold:g}"
-        predicted = self.table["predicted_rate"]
-        if predicted.notna().all() and int((predicted == 0).sum()) >= len(lost):
-            return (f"{what}. So the eigenvalues of the data predict: a smaller scale of the noise would keep more.",)
+        variance = 1 - np.exp(-2 * self.table["predicted_rate"])  # of the mean, at the optimum
+        if int((variance <= self.threshold).sum()) >= len(lost):
+            return (f"{what}. The eigenvalues of the data predict it: a smaller scale of the noise would keep more.",)
         fewer = "" if len(lost) == self.num_units else "; or use fewer latents, where these are not needed"
         return (f"{what}. Try {_REMEDIES}{fewer}.",)
 
@@ -101,9 +105,9 @@ class Collapse:
         if self.mutual_information <= _SATURATED * limit:
             return ()
         return (
-            f"the mutual information is {self.mutual_information:.3g} nats, close to log N = {limit:.3g}, the most that "
-            f"{self.num_data} data can show: each datum has latents of its own, and how much they say beyond that is "
-            "not resolved. Read the rate instead, or use more data.",
+            f"the mutual information is {self.mutual_information:.3g} nats, close to log N = {limit:.3g}, the most "
+            f"that {self.num_data} data can show: each has latents of its own, and what they say beyond that is not "
+            "resolved. Read the rate instead, or use more data.",
         )
 
     def plot(self) -> "Figure":
@@ -129,8 +133,9 @@ class Collapse:
                 ("ELBO", self.elbo, self.elbo_error),
             )
         ]
-        shown = self.table.dropna(axis=1, how="all").to_string(index=False, float_format="{:.3g}".format)
-        return "\n".join([repr(self), *lines, shown])
+        tables = [self.table.dropna(axis=1, how="all")] + [self.by_site] * (len(self.by_site) > 1)
+        shown = [table.to_string(index=False, float_format="{:.3g}".format) for table in tables]
+        return "\n".join([repr(self), *lines, *shown])
 
     def __repr__(self) -> str:
         return f"Collapse({self.num_active} of {self.num_units} units active; {self.num_data} data, nats a datum)"

@@ -74,7 +74,8 @@ class Survey:
         structure: The pair's structure, on the first rows.
         is_looped: Whether particles run one by one.
         means: For each datum the means over draws of "rate", "log_likelihood" and "elbo", shape (N,); of ("kl",
-            *sites), shape (N, U); and of the guide's means, ("mean", site), shape (N, U, C).
+            *sites), shape (N, U), and its sum over units, ("rate", *sites), shape (N,); and of the guide's means,
+            ("mean", site), shape (N, U, C).
         latents: Draws from the aggregate posterior by site, S of them in front; functions of others left out.
         rows: Where the data plate is in values of each, laid out as in :class:`pyrolvm.weights.Draws`.
         log_guide: log q of each given its own datum, shape (S,).
@@ -160,11 +161,10 @@ def _draw(model: Program, guide: Program, part: tuple[Any, ...], plate: str, siz
 
 def _numbers(draws: Draws, first: int) -> dict[Any, Tensor]:
     """What is averaged over draws, particles in front, then data."""
-    units, joint = draws.units, draws.log_joint.local
+    units = draws.units
     assert units is not None  # latents lie inside the data plate
-    assert joint is not None
     rate = torch.stack([kl.value.sum(-1)[0] for kl in units.kls]).sum(0)
-    log_likelihood = (joint - units.log_prior)[0]
+    log_likelihood = units.log_likelihood[0]
     bad = ~(rate.isfinite() & log_likelihood.isfinite()).all(0)
     if bool(bad.any()):
         raise ValueError(
@@ -174,6 +174,7 @@ def _numbers(draws: Draws, first: int) -> dict[Any, Tensor]:
         )
     numbers: dict[Any, Tensor] = {"rate": rate, "log_likelihood": log_likelihood, "elbo": log_likelihood - rate}
     numbers.update({("kl", *kl.names): kl.value[0] for kl in units.kls})
+    numbers.update({("rate", *kl.names): kl.value[0].sum(-1) for kl in units.kls})
     numbers.update({("mean", name): mean[0] for name, mean in units.means.items()})
     return numbers
 
@@ -229,7 +230,7 @@ def _is_standard(latents: dict[str, Tensor], log_prior: Tensor) -> bool:
     if len(latents) != 1:
         return False
     (z,) = latents.values()
-    z = z.flatten(1).double().cpu()
+    z = z.reshape(len(z), -1).double().cpu()
     expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     return torch.allclose(log_prior, expected, rtol=1e-4, atol=1e-4)
 

@@ -25,17 +25,43 @@ class _Bundle:
         group: Number of their group in the optimizer.
         leaves: The parameters.
         places: Where they are among all leaves.
+        waits: Whether some steps leave them where they are.
     """
 
     update: Update
     group: int
     leaves: tuple[Tensor, ...]
     places: tuple[int, ...]
+    waits: bool
 
     @property
     def width(self) -> int:
         """Number of tensors: the value and the state."""
         return 1 + len(self.update.state)
+
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers of a step it needs: those of the rule, after whether it moves, where it waits."""
+        return self.update.num_numbers + self.waits
+
+    def numbers(self, step: int, rates: np.ndarray, moves: np.ndarray) -> np.ndarray:
+        """The numbers of the next steps; the rule's count the steps that were moves."""
+        if not self.waits:
+            return self.update.numbers(step, rates)
+        table = np.ones((len(rates), self.num_numbers))
+        table[:, 0] = moves
+        table[moves, 1:] = self.update.numbers(step, rates[moves])
+        return table
+
+    def moved(
+        self, value: Tensor, gradient: Tensor, state: Sequence[Tensor], numbers: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The value and the state after a step."""
+        if not self.waits:
+            return list(self.update.apply(value, gradient, state, numbers))
+        moves, *numbers = numbers
+        after = self.update.apply(value, gradient, state, numbers)
+        return [torch.where(moves > 0, new, old) for new, old in zip(after, (value, *state), strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0] if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
@@ -53,17 +79,21 @@ class Bundles:
     Args:
         leaves: The parameters, each with a state in the optimizer, if it keeps any.
         optimizer: One of those that `updates` has a rule for.
+        waiting: Parameters that some steps leave where they are, with the optimizer's state of them.
 
     Raises:
         CaptureError: If a parameter has no state yet.
     """
 
-    def __init__(self, leaves: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(
+        self, leaves: Sequence[Tensor], optimizer: torch.optim.Optimizer, waiting: Sequence[Tensor] = ()
+    ) -> None:
+        self.optimizer, self._waiting = optimizer, set(waiting)
         kinds: dict[object, list[int]] = {}
         for place, leaf in enumerate(leaves):
             alone = place if leaf.numel() > _SMALL else -1
-            kinds.setdefault((self._group_of(leaf), leaf.dtype, self._steps_of(leaf), alone), []).append(place)
+            kind = (self._group_of(leaf), leaf.dtype, self._steps_of(leaf), leaf in self._waiting, alone)
+            kinds.setdefault(kind, []).append(place)
         self._bundles = [self._bundle(leaves, places) for places in kinds.values()]
         self.num_leaves = len(leaves)
 
@@ -74,7 +104,7 @@ class Bundles:
         own = tuple(leaves[i] for i in places)
         if any(self._state_of(leaf).get(name) is None for leaf in own for name in update.state):
             raise CaptureError("a parameter has had no gradient in the steps before")
-        return _Bundle(update, group, own, tuple(places))
+        return _Bundle(update, group, own, tuple(places), own[0] in self._waiting)
 
     def _group_of(self, leaf: Tensor) -> int:
         groups = self.optimizer.param_groups
@@ -90,7 +120,7 @@ class Bundles:
         return sum(bundle.width for bundle in self._bundles)
 
     def __repr__(self) -> str:
-        parts = [(type(b.update).__name__, b.update.options, b.places) for b in self._bundles]
+        parts = [(type(b.update).__name__, b.update.options, b.places, b.waits) for b in self._bundles]
         return f"Bundles({parts})"
 
     def tensors(self) -> list[Tensor]:
@@ -125,9 +155,9 @@ class Bundles:
         column = 0
         for bundle, (value, *state) in self._each(tensors):
             gradient = bundle.join([gradients[place] for place in bundle.places])
-            width = bundle.update.num_numbers
+            width = bundle.num_numbers
             own = numbers[column : column + width].to(value.dtype).unbind()
-            after += bundle.update.apply(value, gradient, state, own)
+            after += bundle.moved(value, gradient, state, own)
             column += width
         return after
 
@@ -165,17 +195,17 @@ class Bundles:
                 return False
         return True
 
-    def schedule(self, num_steps: int, rates: np.ndarray | None) -> np.ndarray:
+    def schedule(self, moves: np.ndarray, rates: np.ndarray | None) -> np.ndarray:
         """What the rules need to know of each of the next steps, shape (num_steps, S).
 
         Args:
-            num_steps: How many steps.
+            moves: Which of the steps move the parameters that wait, shape (num_steps,).
             rates: Learning rates to set before each, shape (num_steps,); None to leave them as they are.
         """
         columns = []
         for bundle in self._bundles:
-            applied = self._applied(bundle, num_steps, rates)
-            columns.append(bundle.update.numbers(self._steps_of(bundle.leaves[0]), applied))
+            applied = self._applied(bundle, len(moves), rates)
+            columns.append(bundle.numbers(self._steps_of(bundle.leaves[0]), applied, moves))
         return np.concatenate(columns, 1)
 
     def _applied(self, bundle: _Bundle, num_steps: int, rates: np.ndarray | None) -> np.ndarray:
@@ -187,15 +217,15 @@ class Bundles:
         return rate * np.cumprod(np.full(num_steps, decay))
 
     @torch.no_grad()
-    def write(self, tensors: Sequence[Tensor], num_steps: int, rates: np.ndarray | None) -> None:
+    def write(self, tensors: Sequence[Tensor], moves: np.ndarray, rates: np.ndarray | None) -> None:
         """Give the parameters and the optimizer what they are after some steps.
 
         Args:
             tensors: The tensors after the last step.
-            num_steps: How many steps were taken.
+            moves: As given to `schedule`.
             rates: As given to `schedule`.
         """
-        last = {bundle.group: float(self._applied(bundle, num_steps, rates)[-1]) for bundle in self._bundles}
+        last = {bundle.group: float(self._applied(bundle, len(moves), rates)[-1]) for bundle in self._bundles}
         targets: list[Tensor] = []
         values: list[Tensor] = []
         for bundle, (value, *state) in self._each(tensors):
@@ -206,7 +236,7 @@ class Bundles:
                 values += bundle.split(joined)
             for leaf in bundle.leaves:
                 if "step" in self._state_of(leaf):
-                    self.optimizer.state[leaf]["step"] += num_steps
+                    self.optimizer.state[leaf]["step"] += int(moves.sum()) if bundle.waits else len(moves)
         torch._foreach_copy_(targets, values)
         for group, rate in last.items():
             self.optimizer.param_groups[group]["lr"] = rate

@@ -51,11 +51,12 @@ class CapturedStep:
         self._gathers = batches[0].rows is not None
         self._held = self.batches.held if self._gathers else batches[0].args
         self.most_steps = self._capacity()
+        self._num_numbers = loop.schedule.numbers(loop.num_steps, 1).shape[1]
         with _aside(loop):
-            self.recording = self._recorded(_inputs(batches[0]))
+            self.recording = self._recorded(self._inputs(batches[0]))
         _refuse_side_effects(loop, self.recording)
         self._loss_dtype = self._check_against_eager(batches[-1])
-        self.bundles = Bundles(self.recording.leaves, loop.optimizer)
+        self.bundles = Bundles(self.recording.leaves, loop.optimizer, loop.schedule.turns.waiting(loop.parameters))
         self._check_against_step(batches[-1])
         self.key = self._key()
         self._runner: Runner | None = None
@@ -81,19 +82,27 @@ class CapturedStep:
 
         return record(loss_and_gradients, inputs, leaves)
 
+    def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What a step depends on: the batch, its row numbers, and the objective's numbers."""
+        loop = self.loop
+        numbers = torch.from_numpy(loop.schedule.numbers(loop.num_steps, 1)[0]).to(loop.parameters[0].device)
+        rows = () if batch.rows is None else (batch.rows,)
+        return (*batch.args, *rows, *((numbers,) if len(numbers) else ()))
+
     def _loss(self, *inputs: Tensor) -> Tensor:
         loop, args = self.loop, list(inputs)
+        objective = loop.objective.at(args.pop().unbind()) if self._num_numbers else loop.objective
         handler: Any = nullcontext()
         if self._gathers:
             assert self.batches.num_data is not None
             handler = Minibatch(self.batches.num_data, args.pop(), str(loop.structure.data_plate))
         seen = self.batches.seen(tuple(args))
         with handler, pyro.validation_enabled(False):
-            return loop.objective.differentiable_loss(loop.model, loop.guide, *seen)
+            return objective.differentiable_loss(loop.model, loop.guide, *seen)
 
     def _check_against_eager(self, batch: Batch) -> torch.dtype:
         """Compare the graph with the programs themselves, on other rows; the loss's type is given back."""
-        inputs, recording = _inputs(batch), self.recording
+        inputs, recording = self._inputs(batch), self.recording
         with _aside(self.loop):
             random.seed(), np.random.seed()  # noise that is not torch's must not be the same again
             loss = self._loss(*inputs)
@@ -111,9 +120,8 @@ class CapturedStep:
     def _check_against_step(self, batch: Batch) -> None:
         """Compare one step of the graph with one of the loop itself, with all that is around it, and take both back."""
         loop, before = self.loop, Snapshot(self.loop)
-        numbers = torch.from_numpy(self.bundles.schedule(1, loop.rates(1)))
         start = (*self._start(), *self.bundles.tensors(), *self.recording.buffers)
-        found = self.interpreted(torch.tensor(1, device="cpu"), *start, *self._read([batch], numbers))
+        found = self.interpreted(torch.tensor(1, device="cpu"), *start, *self._read([batch], self._schedule(1)))
         noise = self._noise()
         before.restore(loop)
         loop.step(batch)
@@ -135,7 +143,8 @@ class CapturedStep:
         shapes = [(tuple(t.shape), t.stride(), t.dtype, t.device) for t in self._example(1)]
         parts = (CapturedStep, Bundles, Update, CaptureError)
         sources = [source(part.__module__) for part in parts]
-        kinds = (len(self.recording.buffers), len(self.recording.constants), self._gathers, self.most_steps)
+        recorded = (len(self.recording.buffers), len(self.recording.constants), self._num_numbers)
+        kinds = (*recorded, self._gathers, self.most_steps)
         return "\n".join(map(str, (self.recording.graph.code, self.bundles, kinds, shapes, *sources)))
 
     def compile(self) -> None:
@@ -206,7 +215,7 @@ class CapturedStep:
         for _ in range(3):
             with _aside(self.loop), torch.no_grad():
                 start = time.perf_counter()
-                recording.run(_inputs(batch))
+                recording.run(self._inputs(batch))
                 times.append(time.perf_counter() - start)
         return max(min(times) - dispatch * len(recording.graph.graph.nodes), 0.1 * min(times))
 
@@ -226,9 +235,11 @@ class CapturedStep:
         if self._gathers:
             inputs = self._gathered(step, inputs)
         values, held = self.bundles.values(tensors), tensors[len(self.bundles) :]
+        numbers = schedule.index_select(0, step.reshape(1)).reshape(-1)
+        if self._num_numbers:
+            inputs = [*inputs, numbers[-self._num_numbers :]]
         loss, *after = self.recording.graph(*values, *held, *constants, *inputs)
         gradients, held = after[: len(values)], after[len(values) :]
-        numbers = schedule.index_select(0, step.reshape(1)).reshape(-1)
         moved = self.bundles.moved(tensors, gradients, numbers)
         slots = torch.arange(self.most_steps, device=losses.device)
         return step + 1, torch.where(slots == step, loss, losses), *moved, *held
@@ -249,8 +260,7 @@ class CapturedStep:
             Losses, shape (num_steps,), nats.
         """
         runner = self._runner or self.interpreted
-        rates = self.loop.rates(len(batches))
-        numbers = torch.from_numpy(self.bundles.schedule(len(batches), rates))
+        (rates, moves), numbers = self._of_optimizer(len(batches)), self._schedule(len(batches))
         tensors = [*self.bundles.tensors(), *self.recording.buffers]
         losses = []
         with torch.no_grad():
@@ -259,16 +269,26 @@ class CapturedStep:
                 read = self._read(part, numbers[start : start + self.most_steps])
                 _, loss, *tensors = runner(torch.tensor(len(part), device="cpu"), *self._start(), *tensors, *read)
                 losses.append(loss[: len(part)])
-            self.bundles.write(tensors, len(batches), rates)
+            self.bundles.write(tensors, moves, rates)
             for buffer, value in zip(self.recording.buffers, tensors[len(self.bundles) :], strict=True):
                 buffer.copy_(value)
         return torch.cat(losses)
 
     def _example(self, num_steps: int) -> tuple[Tensor, ...]:
         """Arguments of the compiled loop after the number of steps, for the first batch over and over."""
-        numbers = torch.from_numpy(self.bundles.schedule(num_steps, self.loop.rates(num_steps)))
-        read = self._read([self._batch] * num_steps, numbers)
+        read = self._read([self._batch] * num_steps, self._schedule(num_steps))
         return (*self._start(), *self.bundles.tensors(), *self.recording.buffers, *read)
+
+    def _schedule(self, num_steps: int) -> Tensor:
+        """What the optimizer and the objective need to know of each of the next steps, shape (num_steps, S)."""
+        rates, moves = self._of_optimizer(num_steps)
+        of_objective = self.loop.schedule.numbers(self.loop.num_steps, num_steps)
+        return torch.from_numpy(np.concatenate([self.bundles.schedule(moves, rates), of_objective], 1))
+
+    def _of_optimizer(self, num_steps: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """Learning rates of the next steps, and which of them move the model's parameters too."""
+        schedule, first = self.loop.schedule, self.loop.num_steps
+        return schedule.rates(first, num_steps), schedule.turns.moves(first, num_steps)
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """The number of the first step, and room for losses."""
@@ -293,10 +313,6 @@ class CapturedStep:
             return (rows, rows, *(value.contiguous() for value in self._held))
         positions = torch.arange(rows.numel(), device=rows.device).reshape(rows.shape)
         return (positions, rows, *(torch.cat(parts) for parts in zip(*(b.args for b in batches), strict=True)))
-
-
-def _inputs(batch: Batch) -> tuple[Tensor, ...]:
-    return batch.args if batch.rows is None else (*batch.args, batch.rows)
 
 
 def _refuse(loop: "Loop", batch: Batch) -> None:

@@ -55,6 +55,7 @@ def fit(
     learning_rate: float | Callable[[int], float] = 1e-2,
     num_steps: int | None = None,
     num_epochs: int | None = None,
+    num_guide_steps: int = 1,
     batch_size: int | None = None,
     transform: Transform | None = None,
     device: str | torch.device | None = None,
@@ -82,6 +83,9 @@ def fit(
         learning_rate: A number, or a function of the step.
         num_steps: Number of steps.
         num_epochs: Number of passes over the data, in place of ``num_steps``.
+        num_guide_steps: Steps of the guide for each step of the model: of each run of so many steps, all move the
+            guide's parameters, and the last the model's too. Above 1 it keeps an encoder from lagging behind its
+            decoder (He, Spokoyny, Neubig and Berg-Kirkpatrick 2019). Parameters of both count as the model's.
         batch_size: Rows of a minibatch; None for all rows at each step. Each epoch is reshuffled, and its incomplete
             batch dropped.
         transform: A function of a batch's tensors that gives the tensors that the programs see, called anew at each
@@ -117,7 +121,9 @@ def fit(
         >>> round(result.model.parameters["loc"].item(), 2)
         2.0
     """
-    check_options(objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation, compile)
+    check_options(
+        objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation, compile, num_guide_steps
+    )
     start = time.perf_counter()
     plain_model, plain_guide = unbind(model)[0], unbind(guide)[0]
     assert plain_model is not None
@@ -150,6 +156,7 @@ def fit(
             judge,
             frozen,
             pace,
+            num_guide_steps,
         )
         with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches):
             converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)

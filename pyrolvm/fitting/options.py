@@ -21,6 +21,7 @@ def check_options(
     patience: Any,
     validation: Any,
     compile: Any,
+    num_guide_steps: Any,
 ) -> None:
     """Refuse options of `fit` that cannot work, whatever the pair and the data.
 
@@ -33,6 +34,7 @@ def check_options(
         patience: The argument.
         validation: The argument.
         compile: The argument.
+        num_guide_steps: The argument.
 
     Raises:
         TypeError: If one is of the wrong kind.
@@ -46,14 +48,14 @@ def check_options(
             "'optimizer' must be called as optimizer(parameters, lr=...), such as torch.optim.Adam; "
             f"got a {type(optimizer).__name__}."
         )
-    _check_numbers(learning_rate, num_steps, num_epochs, patience)
+    _check_numbers(learning_rate, num_steps, num_epochs, patience, num_guide_steps)
     if patience is not None and validation is None:
         raise ValueError("'patience' needs validation data; pass validation=.")
     if compile not in (True, False, "auto"):
         raise ValueError(f"'compile' must be True, False or 'auto'; got {compile!r}.")
 
 
-def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any) -> None:
+def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience: Any, num_guide_steps: Any) -> None:
     if not callable(learning_rate):
         if isinstance(learning_rate, bool) or not isinstance(learning_rate, numbers.Real):
             raise TypeError(f"'learning_rate' must be a number, or a function of the step; got {learning_rate!r}.")
@@ -61,6 +63,7 @@ def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience
             raise ValueError(f"'learning_rate' must be positive and finite; got {learning_rate}.")
     if num_steps is not None and num_epochs is not None:
         raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
+    check_count("num_guide_steps", num_guide_steps)
     for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
         if value is not None:
             check_count(name, value)

@@ -63,7 +63,7 @@ class Validation:
     def _value(self) -> float:
         if isinstance(self.objective, Objective):
             with seeded(_SEED), torch.no_grad(), evaluation_mode(self.model, self.guide):
-                draws, estimate = self.objective.run(self.model, self.guide, self.args, {})
+                draws, estimate = self.objective.as_bound().run(self.model, self.guide, self.args, {})
             refuse_no_number(draws)
             return float(estimate.value)
         guide = Empty() if self.guide is None else self.guide

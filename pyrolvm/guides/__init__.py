@@ -1,6 +1,7 @@
 """Approximate posteriors q(z | x): one file for each family."""
 
 from pyrolvm.guides.amortized import Amortized
+from pyrolvm.guides.bottom_up import BottomUp
 from pyrolvm.guides.delta import Delta
 from pyrolvm.guides.flow import Flow
 from pyrolvm.guides.full_rank import FullRank
@@ -15,6 +16,7 @@ from pyrolvm.programs import Empty
 
 __all__ = [
     "Amortized",
+    "BottomUp",
     "Delta",
     "Empty",
     "Flow",

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch.distributions import biject_to
@@ -30,7 +30,9 @@ def check_positive(name: str, value: float) -> float:
     return float(value)
 
 
-def check_supports(guide: str, model: Program, args: Any, kwargs: Any, sites: Mapping[str, Any]) -> None:
+def check_supports(
+    guide: str, model: Program, args: Any, kwargs: Any, sites: Mapping[str, Any], discrete: Collection[str] = ()
+) -> None:
     """Refuse latents that are discrete, or whose support is no fixed image of the real numbers.
 
     Args:
@@ -39,12 +41,14 @@ def check_supports(guide: str, model: Program, args: Any, kwargs: Any, sites: Ma
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         sites: Its latents that the guide draws, by name.
+        discrete: Those that may be discrete.
 
     Raises:
         ValueError: If there is such a latent.
     """
     for name, site in sites.items():
-        _refuse_support(guide, name, site["fn"])
+        if name not in discrete:
+            _refuse_support(guide, name, site["fn"])
     moving = moving_supports(model, args, kwargs, sites)
     if moving:
         name = moving[0]

@@ -14,15 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import transforms
 
-from pyrolvm.guides._flows import CouplingFlow
+from pyrolvm.flows import CouplingFlow
 
-__all__ = ["FAMILIES", "Family", "check_family"]
+__all__ = ["FAMILIES", "Family", "Pushed", "check_family"]
 
 _SMALLEST = 1e-6  # standard deviation
 
 
 class Family(torch.nn.Module, ABC):
-    """Distributions over S coordinates, each a push of noise eps ~ N(0, I).
+    """Distributions over S coordinates, or over S discrete values.
 
     Args:
         size: S.
@@ -54,6 +54,31 @@ class Family(torch.nn.Module, ABC):
             A distribution with batch shape that of the parameters and event shape `shape`.
         """
 
+    @property
+    def num_inputs(self) -> int:
+        """How many numbers stand for one draw where a network is given it."""
+        return self.size
+
+    def inputs(self, values: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch num_inputs"]:
+        """A draw as a network is given it.
+
+        Args:
+            values: Coordinates, or discrete values.
+        """
+        return values
+
+    @abstractmethod
+    def start(self, scale: float) -> Float[Tensor, "num_parameters"]:
+        """Parameters of N(0, scale^2 I), or of nearly that; of equal probabilities where values are discrete.
+
+        Args:
+            scale: Standard deviation.
+        """
+
+
+class Pushed(Family):
+    """Distributions of continuous coordinates, each a push of noise eps ~ N(0, I)."""
+
     @abstractmethod
     def push(
         self, parameters: Float[Tensor, "*batch num_parameters"], noise: Float[Tensor, "*batch size"]
@@ -66,17 +91,12 @@ class Family(torch.nn.Module, ABC):
         """
 
     def start(self, scale: float) -> Float[Tensor, "num_parameters"]:
-        """Parameters of N(0, scale^2 I), or of nearly that.
-
-        Args:
-            scale: Standard deviation.
-        """
         parameters = torch.zeros(self.num_parameters)
         parameters[self.size : 2 * self.size] = math.log(math.expm1(scale))
         return parameters
 
 
-class Diagonal(Family):
+class Diagonal(Pushed):
     """Independent normals: S locations, then S scales."""
 
     factorizes = True
@@ -94,7 +114,7 @@ class Diagonal(Family):
         return loc + scale * noise
 
 
-class FullRank(Family):
+class FullRank(Pushed):
     """One multivariate normal: S locations, the S diagonal entries of a Cholesky factor, then those below, by rows."""
 
     def __init__(self, size: int) -> None:
@@ -123,7 +143,7 @@ class FullRank(Family):
         return loc, rest[..., self._place] * self._below + torch.diag_embed(scale)
 
 
-class Flow(Family):
+class Flow(Pushed):
     """A coupling flow that all data share: S locations, S scales, and a context of the datum's own."""
 
     def __init__(self, size: int) -> None:
@@ -144,7 +164,7 @@ class Flow(Family):
         return self.flow(parameters[..., 2 * self.size :], loc, scale)
 
 
-FAMILIES: dict[str, type[Family]] = {"diagonal": Diagonal, "full_rank": FullRank, "flow": Flow}
+FAMILIES: dict[str, type[Pushed]] = {"diagonal": Diagonal, "full_rank": FullRank, "flow": Flow}
 
 
 def check_family(name: str) -> None:

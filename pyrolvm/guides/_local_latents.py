@@ -1,18 +1,20 @@
 """The latents inside the data plate, as the guides of this room draw them: in blocks, each from one family."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyrolvm.guides._checks import check_supports
-from pyrolvm.guides._families import FAMILIES, Family
+from pyrolvm.guides._checks import check_supports, quoted
+from pyrolvm.guides._discrete import discrete_family, is_discrete
+from pyrolvm.guides._families import FAMILIES, Family, Pushed
 from pyrolvm.programs import Program, creating_parameter, data_plate, latents
 
 __all__ = ["LocalLatents"]
@@ -23,19 +25,21 @@ class LocalLatents(torch.nn.Module):
 
     They are known after the first run. A family whose coordinates are independent gives each latent a block of its own;
     any other draws all latents of a datum together, from which they are cut (an auxiliary site, where there are
-    several).
+    several), unless they are to be drawn one by one. A discrete latent has a family of its own: bits, or choices among
+    a few values.
 
     Args:
         owner: Name of the guide, for messages and auxiliary sites.
         family: Name of the family.
+        one_by_one: Whether each latent has a block of its own, whatever the family.
 
     Attributes:
         blocks: The blocks, none before the first run.
     """
 
-    def __init__(self, owner: str, family: str) -> None:
+    def __init__(self, owner: str, family: str, *, one_by_one: bool = False) -> None:
         super().__init__()
-        self.owner, self.family = owner, family
+        self.owner, self.family, self.one_by_one = owner, family, one_by_one
         self.blocks: list[_Block] = []
         self.families = torch.nn.ModuleList()
 
@@ -50,9 +54,10 @@ class LocalLatents(torch.nn.Module):
             like: The families' parameters are put where it is, in its dtype.
 
         Raises:
-            ValueError: If there is no latent inside the data plate, one inside a further plate, a discrete one, or one
-                whose support is no fixed image of the real numbers; or where programs are evaluated, since the guide
-                has not been fitted then.
+            ValueError: If there is no latent inside the data plate, one inside a further plate, or one whose support is
+                neither a fixed image of the real numbers nor bits nor a few values; if there is a discrete one, and the
+                family draws all latents together; or where programs are evaluated, since the guide has not been fitted
+                then.
         """
         inside, _ = latents(model, args, kwargs, plate)
         if not inside:
@@ -60,14 +65,22 @@ class LocalLatents(torch.nn.Module):
                 f"{self.owner} guides latents inside the data plate, and the model has none. Use lvm.guides.MeanField "
                 "for latents outside of it."
             )
-        check_supports(self.owner, model, args, kwargs, inside)
+        discrete = {n: discrete_family(self.owner, n, s["fn"]) for n, s in inside.items() if is_discrete(s["fn"])}
+        if discrete and not FAMILIES[self.family].factorizes:
+            raise ValueError(
+                f"family '{self.family}' draws continuous latents; {quoted(discrete)} is discrete. "
+                "Use family='diagonal'."
+            )
+        check_supports(self.owner, model, args, kwargs, inside, discrete)
         sites = [_Site(self.owner, name, latent) for name, latent in inside.items()]
-        groups = [[site] for site in sites] if FAMILIES[self.family].factorizes else [sites]
+        apart = self.one_by_one or FAMILIES[self.family].factorizes
+        groups = [[site] for site in sites] if apart else [sites]
         blocks = []
         for group in groups:
-            creating_parameter(f"{_snake_case(self.owner)}.{group[0].name}")
-            family = FAMILIES[self.family](sum(site.size for site in group)).to(like.device, like.dtype)
-            blocks.append(_Block(f"_{_snake_case(self.owner)}_latents", group, family))
+            name = group[0].name
+            creating_parameter(f"{_snake_case(self.owner)}.{name}")
+            family = discrete.get(name) or FAMILIES[self.family](sum(site.size for site in group))
+            blocks.append(_Block(f"_{_snake_case(self.owner)}_latents", group, family.to(like.device, like.dtype)))
         self.families.extend(block.family for block in blocks)
         self.blocks = blocks
 
@@ -91,7 +104,7 @@ class LocalLatents(torch.nn.Module):
         """
         draws: dict[str, Tensor] = {}
         for block, own in zip(self.blocks, parameters, strict=True):
-            draws.update(block.draw(own))
+            draws.update(block.draw(block.in_plate(own)))
         return draws
 
     def values(
@@ -112,6 +125,20 @@ class LocalLatents(torch.nn.Module):
             for name, value in block.value(own, eps).items()
         }
 
+    def rows_of(
+        self, parameters: Sequence[Float[Tensor, "K num_parameters"]]
+    ) -> dict[str, Callable[[Int[Tensor, "*batch"]], dist.TorchDistribution]]:
+        """The distributions of given rows, of each latent that is drawn by itself, outside of any plate.
+
+        Args:
+            parameters: Of each block's family.
+
+        Returns:
+            By name, a function of row numbers that gives a distribution with their batch shape.
+        """
+        pairs = zip(self.blocks, parameters, strict=True)
+        return {block.sites[0].name: partial(block.at_rows, own) for block, own in pairs if len(block.sites) == 1}
+
 
 class _Site:
     """A latent's place, shape and support."""
@@ -125,11 +152,13 @@ class _Site:
                 "Use .to_event in the model in place of the inner plate."
             )
         self.name, self.plate, self.plate_dim = name, frames[0].name, frames[0].dim
-        self.support = latent["fn"].support
-        self.transform = biject_to(self.support)
+        self.support, self.is_discrete = latent["fn"].support, is_discrete(latent["fn"])
         value = latent["value"]
         self.event_dim = latent["fn"].event_dim
-        self.shape = self.transform.inverse_shape(value.shape[value.dim() - self.event_dim :])
+        self.shape = value.shape[value.dim() - self.event_dim :]
+        if not self.is_discrete:
+            self.transform = biject_to(self.support)
+            self.shape = self.transform.inverse_shape(self.shape)
         self.size = self.shape.numel()
 
     def point(self, coordinates: Float[Tensor, "*batch size"]) -> dist.Delta:
@@ -144,6 +173,15 @@ class _Site:
         log_density = sum_rightmost(log_density, log_density.dim() - value.dim() + self.event_dim)
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
+    def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
+        """The coordinates of a draw, in the unconstrained space; a discrete one's values themselves.
+
+        Args:
+            value: Of the latent.
+        """
+        free = value if self.is_discrete else self.transform.inv(value)
+        return free.reshape(*free.shape[: free.dim() - len(self.shape)], self.size)
+
     def distribution(self, family: Family, parameters: Tensor) -> dist.TorchDistribution:
         """The latent's, where it is alone in its block.
 
@@ -152,7 +190,9 @@ class _Site:
             parameters: Of the family.
         """
         free = family.distribution(parameters, tuple(self.shape))
-        return free if _is_real(self.support) else dist.TransformedDistribution(free, [self.transform])
+        return (
+            free if self.is_discrete or _is_real(self.support) else dist.TransformedDistribution(free, [self.transform])
+        )
 
 
 class _Block:
@@ -162,7 +202,11 @@ class _Block:
         self.auxiliary, self.sites, self.family = auxiliary, sites, family
 
     def draw(self, parameters: Tensor) -> dict[str, Tensor]:
-        parameters = self._in_plate(parameters)
+        """Draw the latents.
+
+        Args:
+            parameters: Of the family, with the plate's dimension where it is.
+        """
         if len(self.sites) == 1:
             (site,) = self.sites
             return {site.name: pyro.sample(site.name, site.distribution(self.family, parameters))}
@@ -171,17 +215,35 @@ class _Block:
         parts = coordinates.split([site.size for site in self.sites], -1)
         return {s.name: pyro.sample(s.name, s.point(part)) for s, part in zip(self.sites, parts, strict=True)}
 
+    def at_rows(self, parameters: Tensor, rows: Tensor) -> dist.TorchDistribution:
+        """The distribution of the only latent, in rows of the parameters."""
+        return self.sites[0].distribution(self.family, parameters[rows])
+
     def value(self, parameters: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        coordinates = self.family.push(self._in_plate(parameters), noise)
+        assert isinstance(self.family, Pushed)  # SemiAmortized refuses others
+        coordinates = self.family.push(self.in_plate(parameters), noise)
         if len(self.sites) > 1:
             return {self.auxiliary: coordinates}
         (site,) = self.sites
         return {site.name: site.transform(coordinates.reshape(*coordinates.shape[:-1], *site.shape))}
 
-    def _in_plate(self, parameters: Tensor) -> Tensor:
-        """With the plate's dimension where it is, ones to the right of it."""
+    def inputs(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """Draws as a network is given them, with the plate's dimension where it is.
+
+        Args:
+            draws: Of the latents, by name.
+        """
+        coordinates = torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+        return self.family.inputs(coordinates)
+
+    def in_plate(self, rows: Tensor) -> Tensor:
+        """Rows with the plate's dimension where it is, ones to the right of it.
+
+        Args:
+            rows: Shape (B, P).
+        """
         gap = (1,) * (-self.sites[0].plate_dim - 1)
-        return parameters.reshape(len(parameters), *gap, -1)
+        return rows.reshape(len(rows), *gap, -1)
 
 
 def _is_real(support: Any) -> bool:

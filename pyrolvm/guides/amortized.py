@@ -1,12 +1,15 @@
 """Guides for the latents inside the data plate, whose parameters a network gives."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
+import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyrolvm.guides._encoding import check_encoder, encode
 from pyrolvm.guides._families import check_family
 from pyrolvm.guides._local_latents import LocalLatents
 from pyrolvm.programs import Program
@@ -27,15 +30,16 @@ class Amortized(PyroModule):
     Args:
         model: A Pyro program whose first argument is the data.
         encoder: A module that maps the data, (B, ...), to features, (B, H).
-        family: "diagonal" (independent normals), "full_rank" (one multivariate normal for all latents of a datum) or
-            "flow" (a coupling flow that all data share, given a context of the datum's own; its learning rate is 1e-2
-            at most).
+        family: "diagonal" (independent normals, and independent probabilities for discrete latents), "full_rank" (one
+            multivariate normal for all latents of a datum) or "flow" (a coupling flow that all data share, given a
+            context of the datum's own; its learning rate is 1e-2 at most).
         data_plate: Name of the data plate; None to find it.
 
     Raises:
         TypeError: If the encoder cannot be called, or, on a run, gives no tensor.
         ValueError: If the family is unknown; on the first run, if the model has no latent inside the data plate, or
-            one inside a further plate, or if the encoder's output has not the shape (B, H).
+            one inside a further plate, or a discrete one where the family is not "diagonal", or if the encoder's output
+            has not the shape (B, H).
 
     References:
         Kingma and Welling (2014), Auto-encoding variational Bayes, Eq. 9.
@@ -60,8 +64,7 @@ class Amortized(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
-        if not callable(encoder):
-            raise TypeError(f"'encoder' must be a module that maps data to features; got {encoder!r}.")
+        check_encoder(encoder)
         super().__init__("amortized")
         self._model = (model,)  # in a tuple, so that it does not become a submodule
         self._data_plate = data_plate
@@ -100,11 +103,7 @@ class Amortized(PyroModule):
             TypeError: If there is no data.
             ValueError: If the encoder's output has not the shape (B, H).
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"Amortized needs the data as its first argument, a tensor; got {type(x).__name__}.")
-        features = self._encoded(x)
-        if features.dim() != 2 or len(features) != len(x):
-            raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
+        features = encode("Amortized", self.encoder, x)
         if not self.latents.blocks:
             self.latents.find(self._model[0], (x, *args), kwargs, self._data_plate, features)
             for i, block in enumerate(self.latents.blocks):
@@ -112,17 +111,27 @@ class Amortized(PyroModule):
                 self.heads[f"head{i}"] = head.to(features.device, features.dtype)
         return [head(features) for head in self.heads.values()]
 
-    def _encoded(self, x: Tensor) -> Tensor:
-        """What the encoder gives; networks want floats, and what they say of counts is no help."""
-        try:
-            features = self.encoder(x)
-        except RuntimeError as error:
-            if x.is_floating_point():
-                raise
-            raise ValueError(
-                f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass the data as floats, or "
-                "an encoder that turns them into floats first."
-            ) from error
-        if not isinstance(features, Tensor):
-            raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
-        return features
+    def posteriors_at(
+        self, x: Tensor, *args: Any, **kwargs: Any
+    ) -> dict[str, Callable[[Int[Tensor, "*batch"]], dist.TorchDistribution]]:
+        """q(z | x_k) of each latent that is drawn by itself, as a function of k.
+
+        Args:
+            x: Data, shape (K, ...).
+            *args: What else the model takes.
+            **kwargs: What else the model takes.
+
+        Returns:
+            By name, a function of row numbers in 0..K-1 that gives a distribution with their batch shape.
+
+        Example:
+            >>> import pyro, torch, pyro.distributions as dist
+            >>> from pyrolvm.programs import data_plate
+            >>> def model(x):
+            ...     with data_plate(x):
+            ...         pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            >>> guide = Amortized(model, torch.nn.Linear(5, 8))
+            >>> guide.posteriors_at(torch.zeros(3, 5))["z"](torch.tensor([2, 0])).sample().shape
+            torch.Size([2, 2])
+        """
+        return self.latents.rows_of(self.parameters_of(x, *args, **kwargs))

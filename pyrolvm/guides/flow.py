@@ -10,11 +10,10 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.nn import PyroParam
 from torch.distributions import constraints
 
+from pyrolvm.flows import CouplingFlow, flow_options
 from pyrolvm.guides._checks import check_positive
-from pyrolvm.guides._flows import CouplingFlow
 from pyrolvm.guides._outside import OutsideDataPlate
 from pyrolvm.programs import Program
-from pyrolvm.weights import check_count
 
 __all__ = ["Flow"]
 
@@ -61,22 +60,8 @@ class Flow(OutsideDataPlate, AutoContinuous):
         init_scale: float = 0.5,
         data_plate: str | None = None,
     ) -> None:
-        check_count("num_transforms", num_transforms)
-        check_count("num_bins", num_bins)
-        if not isinstance(hidden_features, Sequence) or isinstance(hidden_features, str) or not hidden_features:
-            raise ValueError(
-                "'hidden_features' must have a width for each hidden layer, at least one, such as (32, 32); "
-                f"got {hidden_features!r}."
-            )
-        widths = tuple(hidden_features)
-        for width in widths:
-            check_count("hidden_features", width)
+        self._options = flow_options(num_transforms, hidden_features, num_bins)
         self._init_scale = check_positive("init_scale", init_scale)
-        self._options: dict[str, Any] = {
-            "num_transforms": num_transforms,
-            "hidden_features": widths,
-            "num_bins": num_bins,
-        }
         super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:

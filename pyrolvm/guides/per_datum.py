@@ -27,10 +27,11 @@ class PerDatum(PyroModule):
     Args:
         model: A Pyro program.
         num_data: N, the number of rows of the data.
-        family: "diagonal" (independent normals), "full_rank" (one multivariate normal for all latents of a datum) or
-            "flow" (a coupling flow that all data share, given a context of the datum's own; its learning rate is 1e-2
-            at most).
-        init_scale: Initial standard deviation in the unconstrained space, about 0.
+        family: "diagonal" (independent normals, and independent probabilities for discrete latents), "full_rank" (one
+            multivariate normal for all latents of a datum) or "flow" (a coupling flow that all data share, given a
+            context of the datum's own; its learning rate is 1e-2 at most).
+        init_scale: Initial standard deviation in the unconstrained space, about 0; the values of discrete latents are
+            equally likely to begin with.
         data_plate: Name of the data plate; None to find it.
 
     Attributes:

@@ -40,7 +40,7 @@ class SemiAmortized(PyroModule):
     Raises:
         TypeError: If `amortized` is something else.
         ValueError: If a number is out of range; on the first run, if the model has latents outside the data plate,
-            whose values the steps cannot know.
+            whose values the steps cannot know, or discrete ones, which have no gradient.
 
     References:
         Kim, Wiseman, Miller, Sontag & Rush 2018, Semi-amortized variational autoencoders, section 3.
@@ -143,6 +143,12 @@ class SemiAmortized(PyroModule):
             raise ValueError(
                 "SemiAmortized improves latents inside the data plate for a model that has no others; "
                 f"outside of it lies {quoted(outside)}. Use lvm.guides.Amortized, or make it a parameter."
+            )
+        discrete = [site.name for block in self.amortized.latents.blocks for site in block.sites if site.is_discrete]
+        if discrete:
+            raise ValueError(
+                f"SemiAmortized follows gradients through the latents, and {quoted(discrete)} is discrete. Use "
+                "lvm.guides.Amortized with lvm.objectives.VIMCO."
             )
         generator = torch.Generator().manual_seed(0)
         for i, block in enumerate(self.amortized.latents.blocks):

@@ -103,8 +103,8 @@ class Autoregressive(PyroModule):
             ValueError: Always.
         """
         raise ValueError(
-            "likelihoods.Autoregressive has no mean of x given z in closed form, since bits depend on those before them. "
-            "Draw instead: model.likelihood.distribution(model.decoder(z)).sample(), or model.sample(n)."
+            "likelihoods.Autoregressive has no mean of x given z in closed form, since bits depend on those "
+            "before them. Draw instead: model.likelihood.distribution(model.decoder(z)).sample(), or model.sample(n)."
         )
 
     def check(self, x: Float[Tensor, "num_data num_features"]) -> None:

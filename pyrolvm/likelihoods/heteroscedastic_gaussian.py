@@ -40,8 +40,8 @@ class HeteroscedasticGaussian(IndependentFeatures):
 
     def __init__(self, smallest_scale: float = 1e-3) -> None:
         super().__init__("heteroscedastic_gaussian")
-        if not 0 < smallest_scale < math.inf:
-            raise ValueError(f"'smallest_scale' must be a positive number; got {smallest_scale}.")
+        if not isinstance(smallest_scale, int | float) or not 0 < smallest_scale < math.inf:
+            raise ValueError(f"'smallest_scale' must be a positive number; got {smallest_scale!r}.")
         self.smallest_scale = float(smallest_scale)
 
     def features(self, parameters: Float[Tensor, "*batch num_outputs"]) -> dist.TorchDistribution:
@@ -53,7 +53,7 @@ class HeteroscedasticGaussian(IndependentFeatures):
         Returns:
             A distribution with batch shape (..., D).
         """
-        loc, spread = self.blocks(parameters)
+        loc, spread = self.blocks(parameters).unbind(-2)
         return dist.Normal(loc, self.smallest_scale + softplus(spread))
 
     def check(self, x: Float[Tensor, "num_data num_features"]) -> None:

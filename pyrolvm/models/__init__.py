@@ -9,6 +9,7 @@ from pyrolvm.models.garch import garch
 from pyrolvm.models.gaussian_mixture import GaussianMixture
 from pyrolvm.models.gp_poisson_regression import gp_poisson_regression
 from pyrolvm.models.hidden_markov_model import HiddenMarkovModel
+from pyrolvm.models.hierarchical_vae import HierarchicalVAE
 from pyrolvm.models.item_response import item_response
 from pyrolvm.models.latent_gaussian import LatentGaussian
 from pyrolvm.models.linear_regression import linear_regression
@@ -18,6 +19,7 @@ from pyrolvm.models.ordered_mixture import ordered_mixture
 from pyrolvm.models.poisson_factor_analysis import PoissonFactorAnalysis
 from pyrolvm.models.poisson_mixture import PoissonMixture
 from pyrolvm.models.probabilistic_pca import ProbabilisticPCA
+from pyrolvm.models.semi_supervised_vae import SemiSupervisedVAE
 from pyrolvm.models.two_state_hmm import two_state_hmm
 from pyrolvm.models.vae import VAE
 
@@ -27,11 +29,13 @@ __all__ = [
     "FactorAnalysis",
     "GaussianMixture",
     "HiddenMarkovModel",
+    "HierarchicalVAE",
     "LatentGaussian",
     "MixtureOfFactorAnalyzers",
     "PoissonFactorAnalysis",
     "PoissonMixture",
     "ProbabilisticPCA",
+    "SemiSupervisedVAE",
     "VAE",
     "autoregression",
     "eight_schools_centered",

@@ -17,6 +17,7 @@ __all__ = [
     "as_batch",
     "as_count",
     "as_data",
+    "as_label_batch",
     "as_labels",
     "as_nonnegative",
     "as_probabilities",
@@ -134,34 +135,72 @@ def as_probabilities(values: Any, shape: tuple[int, int], like: Tensor) -> Float
     return weights
 
 
-def as_labels(values: Any, num_data: int, num_components: int, device: torch.device) -> Int[Tensor, "num_data"]:
-    """Numbers of components that a user passed.
+def as_label_batch(
+    values: Any,
+    num_data: int,
+    device: torch.device,
+    name: str,
+    *,
+    unknown: bool = False,
+    what: str = "integer labels",
+) -> Int[Tensor, "num_data"]:
+    """Labels as a program takes them at each step: only shape and dtype are looked at, never a value.
 
     Args:
         values: A tensor or an array, shape (N,).
         num_data: N.
-        num_components: K.
         device: The model's.
+        name: The argument's name.
+        unknown: Whether -1 stands for a label that is not known.
+        what: What the argument may be.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If the shape is wrong.
+    """
+    try:
+        given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):
+        raise TypeError(f"'{name}' must be {what}; got {type(values).__name__}.") from None
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        remedy = "Use numbers in 0..K-1, and -1 for an unknown one." if unknown else "Use numbers in 0..K-1."
+        raise TypeError(f"'{name}' must hold integer labels; got {given.dtype}. {remedy}")
+    if given.shape != (num_data,):
+        raise ValueError(f"'{name}' must hold a label for each row, shape ({num_data},); got {tuple(given.shape)}.")
+    return given.to(device, torch.int64)
+
+
+def as_labels(
+    values: Any,
+    num_data: int,
+    num_values: int,
+    device: torch.device,
+    name: str,
+    *,
+    unknown: bool = False,
+    what: str = "integer labels",
+) -> Int[Tensor, "num_data"]:
+    """Labels that a user passed, in full: shape, dtype and values are looked at.
+
+    Args:
+        values: A tensor or an array, shape (N,).
+        num_data: N.
+        num_values: K.
+        device: The model's.
+        name: The argument's name.
+        unknown: Whether -1 stands for a label that is not known.
+        what: What the argument may be.
 
     Raises:
         TypeError: If they are not integers.
         ValueError: If the shape is wrong, or one is not in 0..K-1; the first bad row is named.
     """
-    try:
-        given = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    except (TypeError, ValueError):
-        raise TypeError(f"'reference' must be a mixture or integer labels; got {type(values).__name__}.") from None
-    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"'reference' must hold integer labels; got {given.dtype}. Use numbers in 0..K-1.")
-    if given.shape != (num_data,):
-        raise ValueError(f"'reference' must hold a label for each row, shape ({num_data},); got {tuple(given.shape)}.")
-    labels = given.to(device, torch.int64)
-    bad = (labels < 0) | (labels >= num_components)
+    labels = as_label_batch(values, num_data, device, name, unknown=unknown, what=what)
+    bad = (labels < (-1 if unknown else 0)) | (labels >= num_values)
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"'reference' must hold labels in 0..{num_components - 1}; row {row} holds {int(labels[row])}."
-        )
+        values_of = f"0..{num_values - 1}, or -1 for an unknown one" if unknown else f"0..{num_values - 1}"
+        raise ValueError(f"'{name}' must hold labels in {values_of}; row {row} holds {int(labels[row])}.")
     return labels
 
 

@@ -129,8 +129,9 @@ class ConvDecoder(torch.nn.Module):
         layers: list[torch.nn.Module] = [torch.nn.Unflatten(1, (channels[0], *sizes[0]))]
         counts = (*channels, num_outputs_per_pixel * colors)
         for (before, after), larger in zip(pairwise(counts), sizes[1:], strict=True):
-            even = tuple(1 - length % 2 for length in larger)  # an odd length comes from half of the next even one
-            layers += [activation(), torch.nn.ConvTranspose2d(before, after, 3, 2, padding=1, output_padding=even)]
+            height, width = (1 - length % 2 for length in larger)  # an odd length is one less than twice its half
+            more = (height, width)
+            layers += [activation(), torch.nn.ConvTranspose2d(before, after, 3, 2, padding=1, output_padding=more)]
         self.layers = torch.nn.Sequential(*layers)
 
     def forward(self, input: Float[Tensor, "*batch num_inputs"]) -> Float[Tensor, "*batch num_outputs"]:

@@ -7,8 +7,9 @@ from pyrolvm.objectives.elbo import ELBO
 from pyrolvm.objectives.iwelbo import IWELBO
 from pyrolvm.objectives.renyi import Renyi
 from pyrolvm.objectives.rws import RWS
+from pyrolvm.objectives.schedules import linear_warm_up
 from pyrolvm.objectives.stl import STL
 from pyrolvm.objectives.tvo import TVO
 from pyrolvm.objectives.vimco import VIMCO
 
-__all__ = ["CUBO", "DReG", "ELBO", "IWELBO", "RWS", "STL", "TVO", "VIMCO", "Objective", "Renyi"]
+__all__ = ["CUBO", "DReG", "ELBO", "IWELBO", "RWS", "STL", "TVO", "VIMCO", "Objective", "Renyi", "linear_warm_up"]

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -90,6 +91,38 @@ class Objective(pyro.infer.ELBO):
             draws: M draws of the globals and K of the locals given each.
         """
 
+    def numbers(self, step: int) -> tuple[float, ...]:
+        """What the objective needs to know of a step of a fit, such as where a schedule is; nothing for most.
+
+        Args:
+            step: Number of the step, from 0.
+        """
+        return ()
+
+    def at(self, numbers: Sequence[float | Tensor]) -> "Objective":
+        """The objective as it is at a step; a captured step calls it once, with tensors.
+
+        Args:
+            numbers: What ``numbers`` gives for the step, or the same as tensors of shape ().
+        """
+        return self
+
+    def remark(self, num_steps: int) -> str | None:
+        """What there is to be said of a fit that ends after some steps, such as a schedule that has not.
+
+        Args:
+            num_steps: How many steps, at least 1.
+        """
+        return None
+
+    def as_bound(self) -> "Objective":
+        """The objective without what it does for the sake of training alone: a bound on log p(x)."""
+        return self
+
+    def draw_options(self) -> dict[str, Any]:
+        """What the objective wants of :func:`pyrolvm.weights.draw` besides what all do."""
+        return {}
+
     def run(self, model: Program, guide: Program | None, args: Any, kwargs: Any) -> tuple[Draws, Estimate]:
         """Draw, and estimate the bound with its gradient.
 
@@ -111,6 +144,7 @@ class Objective(pyro.infer.ELBO):
             max_plate_nesting=None if nesting == math.inf else int(nesting),
             gradient=self.gradient if torch.is_grad_enabled() else "site",
             expectation=self.sums_out_guide,
+            **self.draw_options(),
         )
         return draws, self.estimate(draws)
 
@@ -182,7 +216,7 @@ class Objective(pyro.infer.ELBO):
         """
         args = as_arguments(args, model, guide)
         with seeded(seed), evaluating(model, guide):
-            draws, estimate = self.run(model, guide, args, kwargs)
+            draws, estimate = self.as_bound().run(model, guide, args, kwargs)
         refuse_invalid(draws)
         return estimate.value if estimate.per_datum is None else estimate.per_datum
 

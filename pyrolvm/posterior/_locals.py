@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from pyrolvm.programs import (
 )
 from pyrolvm.weights import Draws, draw, whole_counts
 
-__all__ = ["Pair", "Part"]
+__all__ = ["Pair", "Part", "last_latent"]
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ class Pair:
         if not found:
             tied = " that leaves the data apart" if structure.is_joint else ""
             raise ValueError(
-                f"The guide draws no latent inside a data plate{tied}, so no datum has a posterior of its own here. For "
-                "latents that the model enumerates use lvm.marginals; to draw others for each datum, a guide such as "
-                "lvm.guides.Amortized."
+                f"The guide draws no latent inside a data plate{tied}, so no datum has a posterior of its own here. "
+                "For latents that the model enumerates use lvm.marginals; to draw others for each datum, a guide such "
+                "as lvm.guides.Amortized."
             )
         return found
 
@@ -127,6 +128,25 @@ class Part:
         """
         return at_once(num_particles, rows_in_play(self.structure, self.args), numbers_in_play(self.args))
 
+    def refuse_enumerated_data(self, draws: Draws) -> None:
+        """Refuse data that depend on latents which are summed out, and so have no one value given the draws.
+
+        Args:
+            draws: Any draws.
+
+        Raises:
+            ValueError: If there are such latents.
+        """
+        for _, term in draws.model_terms:
+            summed = set(self.structure.enumerated).intersection(term.names)
+            data = [name for name in term.names if name not in self.structure.enumerated and name not in draws.latents]
+            if summed and data:
+                names = ", ".join(f"'{name}'" for name in term.names if name in summed)
+                raise ValueError(
+                    f"'{data[0]}' depends on {names}, which the model enumerates, and so is not given by the latents "
+                    "that the guide draws. Draw it in the guide, or use lvm.marginals for its posterior."
+                )
+
     def stochastic(self, draws: Draws) -> list[str]:
         """Sites that the guide draws at random, which points are not.
 
@@ -144,3 +164,31 @@ class Part:
         """
         moved = value.movedim(2 + self.places[name], 2)
         return moved.reshape(moved.shape[0] * moved.shape[1], moved.shape[2], -1)
+
+
+def last_latent(
+    model: Program, guide: Program | None, args: tuple[Any, ...], num_particles: int
+) -> tuple[str, Float[Tensor, "draws rows numbers"]]:
+    """Draws of the latent that the model draws last, which is what its decoder takes; while programs are evaluated.
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program with the same arguments.
+        args: Arguments of both.
+        num_particles: K.
+
+    Returns:
+        The latent's name, and K draws of it for each datum.
+
+    Raises:
+        ValueError: If the pair has problems, the guide draws no latent inside the data plate, or data depend on latents
+            that are enumerated.
+    """
+    part = Pair(model, guide, None).read(args)
+    name = list(part.places)[-1]
+    values = []
+    for size in part.sizes(num_particles):
+        draws = part.draw(size)
+        part.refuse_enumerated_data(draws)
+        values.append(part.by_row(name, draws.latents[name].value))
+    return name, torch.cat(values)

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm.posterior._locals import Pair, Part
@@ -24,7 +24,7 @@ def features(
     batch_size: int | None = None,
     data_plate: str | None = None,
     seed: int | None = None,
-) -> NDArray[Any]:
+) -> Float[np.ndarray, "num_data num_latents"]:
     """Posterior means of each datum's latents under the guide: E_q[z_n | x_n].
 
     For classifiers, plots and neighbors. Where the guide's distribution of a latent has a mean in closed form, that
@@ -97,11 +97,9 @@ def _means(part: Part, num_particles: int) -> Float[Tensor, "rows numbers"]:
 def _is_exact(part: Part, draws: Draws) -> bool:
     """Whether no other draws would give other means: nothing is drawn, or the one site whose mean is asked for."""
     drawn = part.stochastic(draws)
-    if not drawn:
-        return True
-    return (
-        list(part.places) == drawn and len(drawn) == 1 and _closed_form(drawn[0], draws.latents[drawn[0]]) is not None
-    )
+    if drawn and drawn != list(part.places):
+        return False
+    return len(drawn) <= 1 and all(_closed_form(name, draws.latents[name]) is not None for name in drawn)
 
 
 def _is_of_all(latent: Latent) -> bool:

@@ -8,6 +8,7 @@ from pyro.poutine import block, replay
 from pyrolvm.programs.arguments import (
     as_arguments,
     at_once,
+    check_count,
     check_values,
     chunks,
     count_rows,
@@ -83,8 +84,9 @@ __all__ = [
     "bind_state",
     "block",
     "buffers_of",
-    "check_values",
     "check",
+    "check_count",
+    "check_values",
     "chunks",
     "count_rows",
     "creating_parameter",

@@ -216,8 +216,9 @@ def first_invalid_site(model: Program, guide: Program | None, *args: Any) -> str
         return str(error).strip().splitlines()[0]
     for program, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in sample_sites(trace).items():
-            is_drawn = not site["is_observed"]  # data may have entries that are missing
-            if is_drawn and not bool(torch.isfinite(torch.as_tensor(site["value"])).all()):
+            value = torch.as_tensor(site["value"])
+            missing = torch.isnan(value) & site["is_observed"]
+            if not bool((torch.isfinite(value) | missing).all()):
                 return f"site '{name}' of the {program} drew a value that is not finite"
             if not bool(torch.isfinite(site["fn"].log_prob(site["value"])).all()):
                 return f"the log-density of site '{name}' of the {program} is not finite"

@@ -43,7 +43,7 @@ def simulate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     """Draw latents and data from a model, (z, x) ~ p(z) p(x | z).
 
     What a site observes must be an argument or a view of one (``x``, ``x[:, t]``), so that a guide can be given the
-    simulated data in its place; arguments that are not observed stay as they are.
+    simulated data in its place; arguments that are not observed, and entries that are missing (NaN), stay as they are.
 
     Args:
         model: A Pyro program.
@@ -70,7 +70,9 @@ def simulate(model: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
                 f"Site '{name}' observes what another site observes too, so simulated data cannot be both. Let each "
                 "entry of an argument be observed once."
             )
-        _view(simulated[key], tensors[key], site["infer"]["obs"]).copy_(site["value"])
+        observed = site["infer"]["obs"]
+        drawn = torch.where(observed.isnan(), observed, site["value"])  # what is missing in the data is missing here
+        _view(simulated[key], tensors[key], observed).copy_(drawn)
     given.update({key: simulated[key] for key in simulated})
     return Simulation(tuple(given[i] for i in range(len(args))), {key: given[key] for key in kwargs}, latents)
 

@@ -1,10 +1,11 @@
 """The one bridge to Pyro's traces: log-densities and log weights of a pair, for each particle and datum."""
 
+from pyrolvm.programs import check_count
 from pyrolvm.weights.aggregate import log_guide_at
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
 from pyrolvm.weights.invalid import refuse_invalid, refuse_no_number
-from pyrolvm.weights.log_weights import LogWeights, check_count, log_weights, nested_counts, present, whole_counts
+from pyrolvm.weights.log_weights import LogWeights, log_weights, nested_counts, present, whole_counts
 from pyrolvm.weights.marginals import marginals
 from pyrolvm.weights.particles import own_shape
 from pyrolvm.weights.parts import Parts, Term

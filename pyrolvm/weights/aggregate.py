@@ -10,7 +10,7 @@ from torch import Tensor
 from pyrolvm.programs import Program, SharedRows, Structure, autoguide_plates, sample_sites, traced
 from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particles, one_particle
 from pyrolvm.weights.parts import Layout, Term, samples
-from pyrolvm.weights.running import take_out_scale
+from pyrolvm.weights.running import densities_elsewhere, take_out_scale
 
 __all__ = ["log_guide_at"]
 
@@ -50,13 +50,8 @@ def _log_guide(
     for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
         trace.remove_node(name)
     take_out_scale(sites, structure.data_plate)
-    try:
+    with densities_elsewhere():
         trace.compute_log_prob()
-    except (KeyError, NotImplementedError) as error:
-        raise ValueError(
-            "The guide has a distribution that gives no density at draws made given other data, such as a flow without "
-            "an inverse. Use a flow with one."
-        ) from error
     trace.pack_tensors()
     plates = GLOBAL_PARTICLES, LOCAL_PARTICLES
     layout = Layout.of(trace, structure.data_plate, plates, (1, num_values))

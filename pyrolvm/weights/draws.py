@@ -44,9 +44,9 @@ class Draws:
     Attributes:
         structure: The pair's structure.
         scale: N/B of the data plate: what local parts have to be multiplied by, outside of any logarithm.
-        log_likelihood: Observed terms, and what enumerated sites are summed into; with their ``local`` part of shape
-            (M, K, N) and ``global_`` part of shape (M,), each None where no term is of that kind.
-        log_prior: Terms of the model's latents, likewise.
+        log_likelihood: Observed terms, and what enumerated sites are summed into with one; with their ``local`` part of
+            shape (M, K, N) and ``global_`` part of shape (M,), each None where no term is of that kind.
+        log_prior: Terms of the model's latents, and what enumerated sites are summed into with these alone, likewise.
         log_guide: Terms of the guide, likewise.
         log_deltas: Those of ``log_guide`` that are Deltas, likewise; empty unless path gradients were asked for.
         score: Those of ``log_guide`` whose draws carry no gradient, without their scale, likewise.

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, evaluation_mode, existing_parameters
+from pyrolvm.programs import Program, Structure, as_arguments, check_count, evaluation_mode, existing_parameters
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_invalid
 from pyrolvm.weights.parts import Parts
 from pyrolvm.weights.running import draw
 
-__all__ = ["LogWeights", "check_count", "log_weights", "nested_counts", "whole_counts"]
+__all__ = ["LogWeights", "log_weights", "nested_counts", "whole_counts"]
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,6 @@ class LogWeights:
     scale: float
     latents: dict[str, Tensor]
     structure: Structure
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse a number of particles that is not a positive integer.
-
-    Args:
-        name: Name of the argument.
-        value: Its value.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is less than 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"'{name}' must be an integer; got {value!r}.")
-    if value < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {value}.")
 
 
 def whole_counts(structure: Structure, num_particles: int, num_local: int = 1) -> tuple[int, int]:

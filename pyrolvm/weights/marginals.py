@@ -6,11 +6,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, evaluating
+from pyrolvm.programs import Program, Structure, as_arguments, check_count, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_no_number
-from pyrolvm.weights.log_weights import check_count, whole_counts
+from pyrolvm.weights.log_weights import whole_counts
 from pyrolvm.weights.running import draw
 
 __all__ = ["marginals"]

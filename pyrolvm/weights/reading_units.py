@@ -14,35 +14,34 @@ from torch.distributions import kl_divergence, transforms
 from pyrolvm.programs import is_delta
 from pyrolvm.weights.particles import Particles, own_shape
 from pyrolvm.weights.parts import Layout, Term, samples
-from pyrolvm.weights.terms import prior_terms
+from pyrolvm.weights.terms import Terms, prior_terms
 from pyrolvm.weights.units import UnitKL, Units
 
 __all__ = ["read_units"]
 
 
-def read_units(
-    model_trace: Trace, guide_trace: Trace, layout: Layout, guide_terms: list[Term], particles: Particles
-) -> Units | None:
+def read_units(model_trace: Trace, guide_trace: Trace, terms: Terms, particles: Particles) -> Units | None:
     """The units of a run of a pair; None where the guide draws nothing inside the data plate.
 
     Args:
         model_trace: Packed trace of the model.
         guide_trace: Packed trace of the guide.
-        layout: Which symbol is which plate.
-        guide_terms: Log-densities of the guide's sites.
+        terms: All terms of the pair.
         particles: The plates of particles.
     """
-    guide = [term for term in guide_terms if layout.is_local(term)]
+    layout = terms.layout
+    guide = [term for term in terms.guide if layout.is_local(term)]
     if not guide:
         return None
     prior = [term for term in prior_terms(model_trace, guide_trace, layout) if layout.is_local(term)]
     reader = _Reader(model_trace, guide_trace, layout, particles, prior, guide)
     drawn = {name for term in guide for name in term.names}
-    of_drawn = [term for term in prior if drawn.intersection(term.names)]
+    log_prior = reader.folded(term for term in prior if drawn.intersection(term.names))
     return Units(
         tuple(UnitKL(names, reader.kl(names)) for names in reader.groups()),
         {term.names[0]: reader.mean(term.names[0]) for term in guide if not reader.is_auxiliary(term.names[0])},
-        reader.folded(of_drawn),
+        reader.folded(term for term in (*terms.likelihood, *terms.prior) if layout.is_local(term)) - log_prior,
+        log_prior,
         reader.folded(guide),
     )
 
@@ -94,7 +93,7 @@ class _Reader:
 
     def _apart(self, name: str) -> Tensor | None:
         """KL of each unit of a latent; None where its two distributions come apart in different ways."""
-        sites = self.guide_trace.nodes[name], self.model_trace.nodes[name]
+        sites: tuple[Any, Any] = self.guide_trace.nodes[name], self.model_trace.nodes[name]
         q, p = (_unwrapped(site["fn"]) for site in sites)
         if q.event_dim != p.event_dim:
             return None
@@ -129,7 +128,7 @@ class _Reader:
 
     def mean(self, name: str) -> Tensor:
         """The guide's mean of each unit, shape (M, K, N, U, C)."""
-        site = self.guide_trace.nodes[name]
+        site: Any = self.guide_trace.nodes[name]
         fn, value = _unwrapped(site["fn"]), site["value"]
         if isinstance(fn, dist.Categorical | dist.OneHotCategorical):
             mean = fn.probs

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -36,9 +36,9 @@ from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particl
 from pyrolvm.weights.parts import Parts, Term
 from pyrolvm.weights.reading_units import read_units
 from pyrolvm.weights.score import score_terms
-from pyrolvm.weights.terms import Terms, read_terms, unscaled
+from pyrolvm.weights.terms import Terms, read_terms, unscaled, with_kl_weight
 
-__all__ = ["Gradient", "draw", "take_out_scale"]
+__all__ = ["Gradient", "densities_elsewhere", "draw", "take_out_scale"]
 
 Gradient = Literal["site", "path", "guide", "score"]
 
@@ -62,6 +62,7 @@ def draw(
     expectation: bool = False,
     keep_factors: bool = False,
     keep_units: bool = False,
+    kl_weight: float | Tensor = 1.0,
 ) -> Draws:
     """Run the guide and replay the model against it.
 
@@ -83,6 +84,8 @@ def draw(
         expectation: Whether sites that the guide enumerates are summed out of every term; else such a guide is refused.
         keep_factors: Whether the densities of the model's enumerated sites are kept, with a gradient.
         keep_units: Whether the latents inside the data plate are read unit by unit; not where the guide is enumerated.
+        kl_weight: What the densities of latents, the model's and the guide's, count in log weights:
+            log p(x | z) - kl_weight (log q(z | x) - log p(z)).
 
     Raises:
         ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
@@ -92,7 +95,17 @@ def draw(
         structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
         _refuse_guide_enumeration(structure, expectation)
         run = _Run(
-            model, guide, args, kwargs, structure, data_plate, max_plate_nesting, gradient, keep_factors, keep_units
+            model,
+            guide,
+            args,
+            kwargs,
+            structure,
+            data_plate,
+            max_plate_nesting,
+            gradient,
+            keep_factors,
+            keep_units,
+            kl_weight,
         )
         try:
             return run.draws(*counts(structure), vectorize, latents or {})
@@ -136,6 +149,7 @@ class _Run:
     gradient: Gradient
     keep_factors: bool
     keep_units: bool
+    kl_weight: float | Tensor
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
         drawn = {*self.structure.local_latents, *self.structure.global_latents}
@@ -185,11 +199,12 @@ class _Run:
             for name in [n for n, s in trace.nodes.items() if s["type"] == "sample" and n not in sites]:
                 trace.remove_node(name)
         counts, plates = (particles.num_global, particles.num_local), (GLOBAL_PARTICLES, LOCAL_PARTICLES)
-        with self._densities_at_copies():
+        with densities_elsewhere():
             terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
             units = None
             if self.keep_units and not self.structure.guide_enumerated:
-                units = read_units(model_trace, guide_trace, terms.layout, terms.guide, particles)
+                units = read_units(model_trace, guide_trace, terms, particles)
+            terms = with_kl_weight(terms, self.kl_weight)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         each = () if self.gradient == "score" else scored
@@ -212,17 +227,6 @@ class _Run:
             units=units,
         )
 
-    @contextmanager
-    def _densities_at_copies(self) -> Iterator[None]:
-        """Say what to do where a flow of the guide knows the density of its own draws only."""
-        try:
-            yield
-        except (KeyError, NotImplementedError) as error:
-            raise ValueError(
-                "The guide has a distribution that gives no density at a copy of its draw, such as a flow without an "
-                "inverse. Use a flow with one, or lvm.objectives.ELBO(1)."
-            ) from error
-
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:
         """Sites of the guide that get a score-function gradient."""
         drawn = {name: site for name, site in guide_sites.items() if not site["is_observed"]}
@@ -236,7 +240,7 @@ class _Run:
         known = _broadcasting.setdefault(self.structure, {})
         if pattern not in known:
             with apart(), torch.no_grad(), evaluation_mode(self.model, self.guide), SharedRows():
-                verdict, settled = self._try(*pattern)
+                verdict, settled = replace(self, kl_weight=1.0)._try(*pattern)
             if not settled:  # right for these draws; asked again for the next
                 return verdict
             known[pattern] = verdict
@@ -253,6 +257,22 @@ class _Run:
         except Exception:  # a program that was not written for two particles may raise anything
             return False, True
         return agree(both, singles)
+
+
+@contextmanager
+def densities_elsewhere() -> Iterator[None]:
+    """Say what to do where a flow of the guide knows the density of its own draws only.
+
+    Raises:
+        ValueError: If it is asked for another.
+    """
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            "The guide has a distribution that gives no density at values that are not its own last draw, such as a "
+            "flow without an inverse. Use a flow with one; lvm.objectives.ELBO(1) trains without."
+        ) from error
 
 
 def _folded(terms: Terms) -> dict[str, Parts]:

@@ -1,7 +1,7 @@
 """From traces to log-densities for each datum and particle."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled"]
+__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled", "with_kl_weight"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Terms:
 
     Attributes:
         layout: Which symbol is which plate.
-        likelihood: Observed sites of the model, and what enumerated sites are summed into.
-        prior: Latents of the model.
+        likelihood: Observed sites of the model, and what enumerated sites are summed into where one is observed.
+        prior: Latents of the model, and what enumerated sites are summed into where none is observed.
         guide: Sites of the guide.
         factors: The enumerated sites' own log-densities, before they are summed out.
     """
@@ -82,6 +82,26 @@ def read_terms(
     likelihood, prior = _model_terms(model_trace, guide_trace, layout)
     guide = [Term((s["name"],), layout.ordinal(s), s["packed"]["log_prob"]) for s in samples(guide_trace)]
     return Terms(layout, likelihood, prior, guide, factors)
+
+
+def with_kl_weight(terms: Terms, weight: float | Tensor) -> Terms:
+    """The terms with the log-densities of latents, the model's and the guide's, multiplied by a weight.
+
+    Args:
+        terms: All terms of a pair.
+        weight: A number, or a tensor of shape ().
+    """
+    if not isinstance(weight, Tensor) and weight == 1.0:
+        return terms
+
+    def weighted(term: Term) -> Term:
+        value: Any = term.value * (weight.to(term.value.dtype) if isinstance(weight, Tensor) else weight)
+        value._pyro_dims = term.value._pyro_dims
+        return replace(term, value=value)
+
+    return replace(
+        terms, prior=[weighted(term) for term in terms.prior], guide=[weighted(term) for term in terms.guide]
+    )
 
 
 def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
@@ -124,28 +144,25 @@ def unscaled(site: Any) -> Any:
 
 
 def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tuple[list[Term], list[Term]]:
-    """Likelihood and prior terms; the sites that depend on an enumerated one are summed out together."""
+    """Likelihood and prior terms; the sites that depend on an enumerated one are summed out together.
+
+    What is summed out is a likelihood where a site among it is observed; else, as in a mixture prior, it is a prior.
+    """
     sites = samples(model_trace)
     enumerated = {site["name"] for site in sites if _is_summed_out(site, guide_trace)}
     sum_dims = {site["infer"]["_enumerate_symbol"] for site in sites if site["name"] in enumerated}
     likelihood: list[Term] = []
     prior: list[Term] = []
-    factors: OrderedDict[Ordinal, list[Any]] = OrderedDict()
-    scales = []
+    dependent = []
     for site in sites:
-        name, ordinal = site["name"], layout.ordinal(site)
-        if name in enumerated:
-            factors.setdefault(ordinal, []).append(site["packed"]["unscaled_log_prob"])
-            scales.append((name, site["scale"]))
-        elif sum_dims.intersection(site["packed"]["log_prob"]._pyro_dims):
-            factors.setdefault(ordinal, []).append(unscaled(site))
-            scales.append((name, site["scale"]))
+        if site["name"] in enumerated or sum_dims.intersection(site["packed"]["log_prob"]._pyro_dims):
+            dependent.append(site)
         else:
-            term = Term((name,), ordinal, site["packed"]["log_prob"])
+            term = Term((site["name"],), layout.ordinal(site), site["packed"]["log_prob"])
             (likelihood if site["is_observed"] else prior).append(term)
-    if factors:
-        names = tuple(name for name, _ in scales)
-        likelihood += _summed_out(names, factors, sum_dims, _common_scale(scales))
+    for group in _connected(dependent, sum_dims):
+        terms = _summed_out(group, enumerated, sum_dims, layout)
+        (likelihood if any(site["is_observed"] for site in group) else prior).extend(terms)
     return likelihood, prior
 
 
@@ -164,14 +181,39 @@ def prior_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[
     return [term for terms in _model_terms(latent, guide_trace, layout) for term in terms]
 
 
-def _summed_out(
-    names: tuple[str, ...], factors: OrderedDict[Ordinal, list[Any]], sum_dims: set[str], scale: Any
-) -> list[Term]:
+def _connected(sites: list[Any], sum_dims: set[str]) -> list[list[Any]]:
+    """Sites in groups that share no enumerated dimension, in the order in which they run."""
+    parent = {dim: dim for dim in sum_dims}
+
+    def root(dim: str) -> str:
+        while parent[dim] != dim:
+            parent[dim] = dim = parent[parent[dim]]
+        return dim
+
+    own = [sorted(sum_dims.intersection(site["packed"]["log_prob"]._pyro_dims)) for site in sites]
+    for dims in own:
+        for dim in dims[1:]:
+            parent[root(dim)] = root(dims[0])
+    groups: dict[str, list[Any]] = {}
+    for site, dims in zip(sites, own, strict=True):  # a site with one value has no dimension, and nothing depends on it
+        groups.setdefault(root(dims[0]) if dims else site["name"], []).append(site)
+    return list(groups.values())
+
+
+def _summed_out(group: list[Any], enumerated: set[str], sum_dims: set[str], layout: Layout) -> list[Term]:
+    """The terms of some sites after their enumerated dimensions are summed out."""
+    factors: OrderedDict[Ordinal, list[Any]] = OrderedDict()
+    for site in group:
+        value = site["packed"]["unscaled_log_prob"] if site["name"] in enumerated else unscaled(site)
+        factors.setdefault(layout.ordinal(site), []).append(value)
+    names = tuple(site["name"] for site in group)
+    scale = _common_scale([(site["name"], site["scale"]) for site in group])
     sizes = {d: n for terms in factors.values() for t in terms for d, n in zip(t._pyro_dims, t.shape, strict=True)}
-    contracted = contract_tensor_tree(factors, sum_dims, ring=ExactLogRing(dim_to_size=sizes))
+    own = sum_dims.intersection(sizes)
+    contracted = contract_tensor_tree(factors, own, ring=ExactLogRing(dim_to_size=sizes))
     terms = []
-    for ordinal, group in contracted.items():
-        for term in group:
+    for ordinal, group_terms in contracted.items():
+        for term in group_terms:
             scaled: Any = scale_and_mask(term, scale=scale)
             scaled._pyro_dims = term._pyro_dims
             terms.append(Term(names, ordinal, scaled))

@@ -32,12 +32,14 @@ class Units:
         means: The guide's mean of each unit given the draws before it, by name, shape (M, K, N, U, C); the draw
             itself where the mean has no closed form. C is the number of categories, of which a categorical unit has
             the probabilities, else 1.
-        log_prior: log p(z), whatever the model enumerates summed out, shape (M, K, N), nats.
+        log_likelihood: log p(x | z) at the draws, whatever the model enumerates summed out, shape (M, K, N), nats.
+        log_prior: log p(z), likewise.
         log_guide: log q(z | x), likewise.
     """
 
     kls: tuple[UnitKL, ...]
     means: dict[str, Tensor]
+    log_likelihood: Tensor
     log_prior: Tensor
     log_guide: Tensor
 
@@ -56,6 +58,7 @@ class Units:
                 for i, kl in enumerate(first.kls)
             ),
             {name: torch.cat([each.means[name] for each in units], axis) for name in first.means},
+            torch.cat([each.log_likelihood for each in units], axis),
             torch.cat([each.log_prior for each in units], axis),
             torch.cat([each.log_guide for each in units], axis),
         )

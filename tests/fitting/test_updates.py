@@ -42,11 +42,12 @@ def step(leaves, optimizer, number):
 def moved(leaves, optimizer, numbers, rates=None):
     """The optimizer's steps, by the rules."""
     bundles = Bundles(leaves, optimizer)
-    schedule = torch.from_numpy(bundles.schedule(len(numbers), rates))
+    moves = np.ones(len(numbers), dtype=bool)
+    schedule = torch.from_numpy(bundles.schedule(moves, rates))
     tensors = bundles.tensors()
     for i, number in enumerate(numbers):
         tensors = bundles.moved(tensors, gradients_of(leaves, number), schedule[i])
-    bundles.write(tensors, len(numbers), rates)
+    bundles.write(tensors, moves, rates)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

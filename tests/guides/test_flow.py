@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyrolvm as lvm
-from pyrolvm.guides._flows import CouplingFlow
+from pyrolvm.flows import CouplingFlow
 
 
 def banana():

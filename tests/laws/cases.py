@@ -15,7 +15,7 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
-from pyrolvm.guides import Amortized, PerDatum, SemiAmortized
+from pyrolvm.guides import Amortized, BottomUp, PerDatum, SemiAmortized
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
@@ -355,6 +355,12 @@ CASES = {
         positive_evidence,
         "local",
         auxiliary=True,
+        costly=True,
+    ),
+    "local, BottomUp": Case(
+        of_the_collection(lambda model: BottomUp(model, Columns(), ()), positive_model),
+        positive_evidence,
+        "local",
         costly=True,
     ),
     "local, PerDatum": Case(

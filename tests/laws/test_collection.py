@@ -46,6 +46,11 @@ def iris():
     return ((x - x.mean(0)) / x.std(0),)
 
 
+def holes():
+    x = iris()[0]
+    return (x.masked_fill(torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.3, torch.nan),)
+
+
 def counts():
     return (torch.tensor(lvm.datasets.digits().x[:200, 18:22]).double(),)
 
@@ -100,6 +105,30 @@ def amortized(num_features):
     return lambda model: lvm.guides.Amortized(model, lvm.nn.MLP(num_features, [16], 16).double())
 
 
+def vae_over_holes():
+    likelihood = lvm.likelihoods.Masked(lvm.likelihoods.Gaussian(0.5))
+    return lvm.models.VAE(2, lvm.nn.MLP(2, [16], 4), likelihood).double()
+
+
+def amortized_over_holes(model):
+    encoder = torch.nn.Sequential(lvm.nn.FillMissing(), lvm.nn.MLP(8, [16], 16))
+    return lvm.guides.Amortized(model, encoder.double())
+
+
+def hierarchical():
+    layers = [lvm.nn.MLP(2, [8], 2 * 4)]
+    return lvm.models.HierarchicalVAE([4, 2], layers, lvm.nn.MLP(4, [16], 64)).double()
+
+
+def semi_supervised():
+    return lvm.models.SemiSupervisedVAE(10, 2, lvm.nn.MLP(12, [16], 64)).double()
+
+
+def labeled_digits():
+    labels = torch.tensor(lvm.datasets.digits().labels[:200])
+    return (*digits(), torch.where(torch.arange(200) % 2 == 0, labels, -1))
+
+
 def enumerating():
     return TraceEnum_ELBO(max_plate_nesting=1)
 
@@ -143,6 +172,13 @@ COLLECTION = {
         for guide in (lvm.guides.LowRank, lvm.guides.Mixture)
     },
     "VAE, Bernoulli": Entry(vae(64, lvm.likelihoods.Bernoulli()), amortized(64), digits, Trace_ELBO),
+    "hierarchical VAE": Entry(
+        hierarchical,
+        lambda model: lvm.guides.BottomUp(model, lvm.nn.MLP(64, [16], 16).double(), (16,)),
+        digits,
+        Trace_ELBO,
+    ),
+    "semi-supervised VAE": Entry(semi_supervised, amortized(64), labeled_digits, enumerating),
     # probabilistic PCA and factor analysis run the latent Gaussian's program
     "latent Gaussian": Entry(
         lambda: lvm.models.LatentGaussian(1, 4, "softplus").double(), amortized(4), iris, Trace_ELBO
@@ -154,6 +190,11 @@ COLLECTION = {
         Trace_ELBO,
     ),
     "VAE, Gaussian": Entry(vae(4, lvm.likelihoods.Gaussian(0.5)), amortized(4), iris, Trace_ELBO),
+    "VAE, negative binomial": Entry(vae(4, lvm.likelihoods.NegativeBinomial(0.5)), amortized(4), counts, Trace_ELBO),
+    "VAE, bits in order": Entry(
+        vae(20, lvm.likelihoods.Autoregressive(20, 8, [16])), amortized(20), few_bits, Trace_ELBO
+    ),
+    "VAE, missing entries": Entry(vae_over_holes, amortized_over_holes, holes, Trace_ELBO),
 }
 EACH = pytest.mark.parametrize("entry", list(COLLECTION.values()), ids=list(COLLECTION))
 OURS = {"ELBO": lambda: lvm.objectives.ELBO(2), "IWELBO": lambda: lvm.objectives.IWELBO(4)}
@@ -201,9 +242,7 @@ def test_in_fit(entry, whose):
     model, guide, args = build(entry)
     objective = entry.theirs() if whose == "Pyro" else OURS[whose]()
     options = {"batch_size": 50} if args else {}
-    result = lvm.fit(
-        model, guide, args[0] if args else None, objective=objective, num_steps=60, seed=0, progress=False, **options
-    )
+    result = lvm.fit(model, guide, args or None, objective=objective, num_steps=60, seed=0, progress=False, **options)
     assert result.losses[-20:].mean() < result.losses[:20].mean()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # 60 steps leave heavy tails

@@ -18,6 +18,17 @@ def test_layers_are_what_was_asked_for():
     assert len(MLP(3, [], 2)) == 1
 
 
+def test_dropout_is_unbiased_in_training_and_absent_in_evaluation():
+    network, x = MLP(2, [5], 3, activation=torch.nn.Identity, dropout=0.3), torch.randn(2)
+    assert [type(layer).__name__ for layer in network] == ["Linear", "Identity", "Dropout", "Linear"]
+    n = 20_000
+    outputs = network(x.expand(n, 2)).detach()
+    linear = network[3](network[0](x)).detach()
+    assert ((outputs.mean(0) - linear).abs() < 4 * outputs.std(0) / n**0.5).all()
+    assert len(outputs.unique(dim=0)) == 2**5
+    torch.testing.assert_close(network.eval()(x), linear)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
@@ -29,6 +40,9 @@ def test_layers_are_what_was_asked_for():
             TypeError,
             r"'hidden' must be a sequence of widths; got 128\. For one layer, pass \[128\]",
         ),
+        (lambda: MLP(2, [3], 2, dropout=1.0), ValueError, r"'dropout' must be a probability, .* below 1; got 1\.0"),
+        (lambda: MLP(2, [3], 2, dropout=-0.1), ValueError, r"'dropout' must be a probability, .* got -0\.1"),
+        (lambda: MLP(2, [], 2, dropout=0.1), ValueError, "'dropout' acts on hidden layers, and there is none"),
         (lambda: MLP(2, [3], 2)(torch.zeros(4, 5)), ValueError, r"must have shape \(\.\.\., 2\); got \(4, 5\)"),
     ],
 )

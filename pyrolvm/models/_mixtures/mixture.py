@@ -167,7 +167,8 @@ class Mixture(Criteria, PyroModule):
     def _posterior_of(self, reference: Any, x: Tensor) -> Float[Tensor, "num_data num_components"]:
         """Probabilities of a reference's components, in float64."""
         if not isinstance(reference, Mixture):
-            labels = as_labels(reference, len(x), self.num_components, x.device)
+            what = "a mixture or integer labels"
+            labels = as_labels(reference, len(x), self.num_components, x.device, "reference", what=what)
             return torch.nn.functional.one_hot(labels, self.num_components).double()
         if reference.num_components != self.num_components:
             raise ValueError(

@@ -9,9 +9,35 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
-__all__ = ["CouplingFlow"]
+from pyrolvm.programs import check_count
+
+__all__ = ["CouplingFlow", "flow_options"]
 
 _SMALL = 0.01  # of the networks' last layers to begin with: flows start near the identity
+
+
+def flow_options(num_transforms: int, hidden_features: Sequence[int], num_bins: int) -> dict[str, Any]:
+    """Options of a `CouplingFlow`, once they are known to be right.
+
+    Args:
+        num_transforms: Number of layers.
+        hidden_features: Widths of the hidden layers of each layer's network.
+        num_bins: Bins of the splines.
+
+    Raises:
+        TypeError: If a number is not an integer.
+        ValueError: If one is below 1, or there is no hidden layer.
+    """
+    check_count("num_transforms", num_transforms)
+    check_count("num_bins", num_bins)
+    if not isinstance(hidden_features, Sequence) or isinstance(hidden_features, str) or not hidden_features:
+        raise ValueError(
+            "'hidden_features' must have a width for each hidden layer, at least one, such as (32, 32); "
+            f"got {hidden_features!r}."
+        )
+    for width in hidden_features:
+        check_count("hidden_features", width)
+    return {"num_transforms": num_transforms, "hidden_features": tuple(hidden_features), "num_bins": num_bins}
 
 
 class CouplingFlow(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""What models with a decoder share."""

@@ -1,0 +1,206 @@
+"""Missing entries of data, from what is observed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pyrolvm.evidence import pareto_khat
+from pyrolvm.likelihoods import Masked
+from pyrolvm.posterior._locals import Pair, Part
+from pyrolvm.posterior.imputation import Imputation, warn_if_doubtful
+from pyrolvm.programs import Program, as_arguments, check_values, evaluating, module_of
+from pyrolvm.seeding import seeded
+from pyrolvm.weights import check_count, refuse_invalid
+
+__all__ = ["impute"]
+
+_AT_ONCE = 2**22  # numbers of data times particles: what K draws of some rows take is a few times as much
+
+
+def impute(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    num_particles: int = 1000,
+    num_samples: int = 10,
+    level: float = 0.9,
+    batch_size: int | None = None,
+    data_plate: str | None = None,
+    seed: int | None = None,
+) -> Imputation:
+    """Missing entries by their posterior predictive: E[x_missing | x_observed] with intervals and joint draws.
+
+    Draws z_k ~ q(z | x_observed) with self-normalized weights w_k ~ p(x_observed, z_k) / q(z_k | x_observed) stand for
+    the posterior, so the answer tends to the model's as K grows, whatever the guide. The mean is sum_k w_k E[x | z_k],
+    the ends of the intervals are weighted quantiles of x_k ~ p(x | z_k). An interval holds its entry with probability
+    `level` as far as the model is right.
+
+    Args:
+        model: One of `lvm.models` whose likelihood is `lvm.likelihoods.Masked`, on top of a decoder.
+        guide: Its guide, which takes data with NaN: an encoder that begins with `lvm.nn.FillMissing()`.
+        x: Data, shape (N, D), with NaN where an entry is missing.
+        num_particles: K, draws of the latents of each row.
+        num_samples: S, joint draws of each row's missing entries, by sampling importance resampling.
+        level: Probability of the intervals, between 0 and 1.
+        batch_size: Rows that are computed at once; None for as many as a few tens of megabytes allow.
+        data_plate: Name of the data plate; None to find it.
+        seed: Seed of the draws; None draws from the caller's generators.
+
+    Returns:
+        The imputed data, with intervals, draws, and how far the weights can be trusted.
+
+    Raises:
+        TypeError: If the model's likelihood is not `Masked`, or a count no integer.
+        ValueError: If the pair has problems or is not fitted, the model refuses the data, the guide draws latents
+            outside the data plate, a number is out of range, a log weight is NaN or positive infinity, or all weights
+            of a row are zero.
+
+    References:
+        Mattei & Frellsen 2019, MIWAE: deep generative modelling and imputation of incomplete data sets, equations 11
+        and 12.
+
+    Example:
+        >>> from pyrolvm.guides import Amortized
+        >>> from pyrolvm.likelihoods import Gaussian
+        >>> from pyrolvm.models import VAE
+        >>> from pyrolvm.nn import MLP, FillMissing
+        >>> from pyrolvm.programs import bind
+        >>> x = torch.tensor([[0.0, torch.nan, 1.0], [1.0, 2.0, 3.0]])
+        >>> model = VAE(1, MLP(1, [], 3), Masked(Gaussian()))
+        >>> encoder = torch.nn.Sequential(FillMissing(), MLP(6, [8], 8))
+        >>> model, guide = bind(model, Amortized(model, encoder), x)
+        >>> found = impute(model, guide, x, seed=0)
+        >>> found.mean.shape, found.samples.shape
+        ((2, 3), (10, 2, 3))
+        >>> bool(found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1])
+        True
+    """
+    counts = {"num_particles": num_particles, "num_samples": num_samples}
+    for name, value in (counts if batch_size is None else {**counts, "batch_size": batch_size}).items():
+        check_count(name, value)
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+        raise ValueError(f"'level' must be a probability between 0 and 1; got {level!r}.")
+    decoded = _decoder(model)
+    (data,) = as_arguments((x,), model, guide)
+    check_values(model, (data,))
+    size = max(1, _AT_ONCE // (num_particles * data.shape[-1])) if batch_size is None else batch_size
+    pair, found = Pair(model, guide, data_plate), []
+    with seeded(seed), evaluating(model, guide):
+        for rows, chunk, handler in pair.chunks((data,), size):
+            (part,) = chunk
+            if not part.isnan().any():
+                found.append(_complete(part, num_samples))
+                continue
+            with handler:
+                z, weights, khat = _weighed(_read(pair, chunk), num_particles, 0 if rows is None else int(rows[0]))
+            found.append(_filled(part, z, weights, khat, decoded, num_samples, level))
+    mean, lower, upper, ess, tails, samples = (
+        torch.cat(parts, 1 if parts[0].dim() == 3 else 0).cpu().numpy() for parts in zip(*found, strict=True)
+    )
+    return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, tails, num_particles))
+
+
+def _decoder(model: Program) -> Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]]:
+    """What gives the distribution of x given the latent next to it, and the mean; refuses models that have none."""
+    module: Any = module_of(model)
+    likelihood = getattr(module, "likelihood", None)
+    if not isinstance(likelihood, Masked) or not callable(getattr(module, "decoder", None)):
+        got = type(model if module is None else module).__name__
+        got += "" if likelihood is None else f" with {type(likelihood).__name__}"
+        raise TypeError(
+            f"'model' must have a decoder and the likelihood lvm.likelihoods.Masked, for which NaN stands for what is "
+            f"missing; got {got}. Build and fit it with likelihood=lvm.likelihoods.Masked(...)."
+        )
+
+    def decoded(z: Tensor) -> tuple[dist.TorchDistribution, Tensor]:
+        parameters = module.decoder(z)
+        return likelihood.distribution(parameters), likelihood.mean(parameters)
+
+    return decoded
+
+
+def _read(pair: Pair, chunk: tuple[Any, ...]) -> Part:
+    """Rows with missing entries, which not every guide takes."""
+    try:
+        return pair.read(chunk)
+    except ValueError as error:
+        if "Expected parameter" not in str(error):  # what distributions say of parameters that are NaN
+            raise
+        reason = str(error).splitlines()[0].partition(" of distribution")[0]
+        raise ValueError(
+            f"the guide does not take rows with missing entries, NaN: {reason}, is NaN. Let its encoder begin with "
+            "lvm.nn.FillMissing(), and fit it so."
+        ) from error
+
+
+def _weighed(
+    part: Part, num_particles: int, first_row: int
+) -> tuple[Float[Tensor, "draws rows num_latents"], Float[Tensor, "draws rows"], Float[Tensor, "rows"]]:
+    """Draws of the latent next to the data, their self-normalized weights, and the weights' k-hat."""
+    part.refuse_globals("and imputation weighs draws of each datum's own. Use a guide of single data alone.")
+    name = list(part.places)[-1]
+    latents, log_weights, first = [], [], 0
+    for size in part.sizes(num_particles):
+        draws = part.draw(size)
+        part.refuse_enumerated_data(draws)
+        refuse_invalid(draws, first_row, first)
+        local = draws.log_weight.local
+        assert local is not None  # there are latents inside the data plate
+        latents.append(part.by_row(name, draws.latents[name].value))
+        log_weights.append(local[0])
+        first += size
+    log_weight = torch.cat(log_weights)
+    none = (log_weight == -math.inf).all(0)
+    if none.any():
+        row = first_row + int(none.nonzero()[0])
+        raise ValueError(
+            f"all weights of row {row} are zero: no draw of the guide can have produced it. Look at the row, or use a "
+            "better guide."
+        )
+    return torch.cat(latents), torch.softmax(log_weight, 0), pareto_khat(log_weight)
+
+
+def _complete(x: Float[Tensor, "rows num_features"], num_samples: int) -> tuple[Tensor, ...]:
+    """Rows where nothing is missing: mean, ends, ESS, k-hat and draws."""
+    unknown = x.new_full((len(x),), math.nan)
+    return x, x, x, unknown, unknown, x.expand(num_samples, -1, -1)
+
+
+def _filled(
+    x: Float[Tensor, "rows num_features"],
+    z: Float[Tensor, "draws rows num_latents"],
+    weights: Float[Tensor, "draws rows"],
+    khat: Float[Tensor, "rows"],
+    decoded: Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]],
+    num_samples: int,
+    level: float,
+) -> tuple[Tensor, ...]:
+    """Rows with missing entries: mean, ends, ESS, k-hat and draws."""
+    missing = x.isnan()
+    distribution, means = decoded(z)
+    mean = (weights.unsqueeze(-1) * means).sum(0)
+    rows = missing.nonzero()[:, 0]
+    ends = [x.clone(), x.clone()]
+    drawn = distribution.sample()[:, missing]
+    for end, probability in zip(ends, ((1 - level) / 2, (1 + level) / 2), strict=True):
+        end[missing] = _quantile(drawn, weights[:, rows], probability)
+    chosen = torch.multinomial(weights.mT, num_samples, replacement=True).mT  # (S, B)
+    given, _ = decoded(z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1])))
+    samples = torch.where(missing, given.sample(), x)
+    ess, known = 1 / weights.square().sum(0), missing.any(-1)
+    return torch.where(missing, mean, x), *ends, *(value.where(known, math.nan) for value in (ess, khat)), samples
+
+
+def _quantile(
+    values: Float[Tensor, "draws entries"], weights: Float[Tensor, "draws entries"], probability: float
+) -> Float[Tensor, "entries"]:
+    """The smallest value up to which the draws weigh as much as the probability."""
+    ordered, order = values.sort(0)
+    below = (weights.gather(0, order).cumsum(0) < probability).sum(0, keepdim=True)
+    return ordered.gather(0, below.clamp(max=len(values) - 1)).squeeze(0)
