@@ -114,3 +114,24 @@ def test_captured_steps_never_wait_for_the_device():
             model, guide, x, compile=True, batch_size=20, num_steps=200, device="cuda", seed=0, progress=False
         )
     assert result.execution.startswith("compiled")
+
+
+@pytest.mark.filterwarnings("ignore::pyrolvm.posterior.DoubtfulImputation")
+def test_what_is_said_of_single_data(device):
+    """Features, imputation and pictures come back as arrays, whatever the device."""
+    x = torch.tensor(lvm.datasets.digits().x[:20] >= 8).double()
+    x[:, 3] = torch.nan
+    masked = lvm.likelihoods.Masked(lvm.likelihoods.Bernoulli())
+    vae = lvm.models.VAE(2, lvm.nn.MLP(2, [16], 64), masked).to(device)
+    encoder = torch.nn.Sequential(lvm.nn.FillMissing(), lvm.nn.MLP(128, [16], 16)).to(device)
+    vae, amortized = lvm.bind(vae, lvm.guides.Amortized(vae, encoder), x.to(device))
+    assert lvm.features(vae, amortized, x).shape == (20, 2)
+    with torch.no_grad():
+        truth = amortized.heads["head0"](amortized.encoder(x.to(device)))[:, :2].cpu()
+    torch.testing.assert_close(torch.tensor(lvm.features(vae, amortized, x)), truth)
+    found = lvm.impute(vae, amortized, x, num_particles=200, seed=0)
+    assert ((found.mean >= 0) & (found.mean <= 1)).all()
+    for draw in (False, True):
+        assert len(lvm.pictures.samples(vae, 3, draw=draw, seed=0).axes) == 1
+        assert len(lvm.pictures.reconstructions(vae, amortized, x, draw=draw, seed=0).axes) == 1
+        assert len(lvm.pictures.traversals(vae, amortized, x, draw=draw, seed=0).axes) == 1

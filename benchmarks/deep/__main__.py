@@ -8,7 +8,12 @@ from benchmarks.deep.runs import Options
 
 __all__ = ["main"]
 
-_PARTS = {"mnist": "benchmarks.deep.mnist"}
+_PARTS = {
+    "mnist": "benchmarks.deep.mnist",
+    "counts": "benchmarks.deep.counts",
+    "pythae": "benchmarks.deep.peers",
+    "fashion": "benchmarks.deep.fashion",
+}
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ class Recipe:
     objective: Literal["ELBO", "IWELBO", "DReG"] = "ELBO"
     num_particles: int = 1
     family: Literal["diagonal", "full_rank", "flow"] = "diagonal"
-    num_epochs: int = 50
+    num_epochs: int = 25
     batch_size: int = 20
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     hidden: int = 200
     num_latents: int = 50
     num_test_particles: int = 1000

@@ -51,12 +51,12 @@ class CapturedStep:
         self._gathers = batches[0].rows is not None
         self._held = self.batches.held if self._gathers else batches[0].args
         self.most_steps = self._capacity()
-        self._num_numbers = loop.numbers(1).shape[1]
+        self._num_numbers = loop.schedule.numbers(loop.num_steps, 1).shape[1]
         with _aside(loop):
             self.recording = self._recorded(self._inputs(batches[0]))
         _refuse_side_effects(loop, self.recording)
         self._loss_dtype = self._check_against_eager(batches[-1])
-        self.bundles = Bundles(self.recording.leaves, loop.optimizer, loop.turns.waiting(loop.parameters))
+        self.bundles = Bundles(self.recording.leaves, loop.optimizer, loop.schedule.turns.waiting(loop.parameters))
         self._check_against_step(batches[-1])
         self.key = self._key()
         self._runner: Runner | None = None
@@ -84,7 +84,8 @@ class CapturedStep:
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """What a step depends on: the batch, its row numbers, and the objective's numbers."""
-        numbers = torch.from_numpy(self.loop.numbers(1)[0]).to(self.loop.parameters[0].device)
+        loop = self.loop
+        numbers = torch.from_numpy(loop.schedule.numbers(loop.num_steps, 1)[0]).to(loop.parameters[0].device)
         rows = () if batch.rows is None else (batch.rows,)
         return (*batch.args, *rows, *((numbers,) if len(numbers) else ()))
 
@@ -259,8 +260,7 @@ class CapturedStep:
             Losses, shape (num_steps,), nats.
         """
         runner = self._runner or self.interpreted
-        rates, moves = self.loop.rates(len(batches)), self.loop.moves(len(batches))
-        numbers = self._schedule(len(batches))
+        (rates, moves), numbers = self._of_optimizer(len(batches)), self._schedule(len(batches))
         tensors = [*self.bundles.tensors(), *self.recording.buffers]
         losses = []
         with torch.no_grad():
@@ -281,8 +281,14 @@ class CapturedStep:
 
     def _schedule(self, num_steps: int) -> Tensor:
         """What the optimizer and the objective need to know of each of the next steps, shape (num_steps, S)."""
-        of_optimizer = self.bundles.schedule(self.loop.moves(num_steps), self.loop.rates(num_steps))
-        return torch.from_numpy(np.concatenate([of_optimizer, self.loop.numbers(num_steps)], 1))
+        rates, moves = self._of_optimizer(num_steps)
+        of_objective = self.loop.schedule.numbers(self.loop.num_steps, num_steps)
+        return torch.from_numpy(np.concatenate([self.bundles.schedule(moves, rates), of_objective], 1))
+
+    def _of_optimizer(self, num_steps: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """Learning rates of the next steps, and which of them move the model's parameters too."""
+        schedule, first = self.loop.schedule, self.loop.num_steps
+        return schedule.rates(first, num_steps), schedule.turns.moves(first, num_steps)
 
     def _start(self) -> tuple[Tensor, Tensor]:
         """The number of the first step, and room for losses."""

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from itertools import chain, islice, repeat
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -19,9 +18,9 @@ from pyrolvm.fitting.batches import Batch, Batches
 from pyrolvm.fitting.convergence import has_converged
 from pyrolvm.fitting.diagnosis import Snapshot, explain, refuse_bad_step
 from pyrolvm.fitting.pacing import Pace
+from pyrolvm.fitting.schedule import Schedule
 from pyrolvm.fitting.turns import Turns
 from pyrolvm.fitting.validation import Validation
-from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
 __all__ = ["Loop"]
@@ -60,17 +59,17 @@ class Loop:
         self.objective, self.batches, self.structure = objective, batches, structure
         self.learning_rate, self.seed, self.validation = learning_rate, seed, validation
         self._frozen, self.pace = frozen, pace
-        self.turns = Turns(num_guide_steps, self.model, self.guide, structure, frozen)
+        turns = Turns(num_guide_steps, self.model, self.guide, structure, frozen)
+        self.schedule = Schedule(learning_rate, objective, turns)
         self._parameters = dict.fromkeys(self._trainable())
         if not self._parameters:
             raise ValueError(
                 "there is nothing to fit: neither the model nor the guide has a parameter that is not frozen."
             )
-        self.optimizer = _built(optimizer, list(self._parameters), self._rate(0))
+        self.optimizer = _built(optimizer, list(self._parameters), self.schedule.rate(0))
         self._blocks: list[Tensor] = []
         self._step = 0
         self._best: Snapshot | None = None
-        self._num_looked_at = self._last_change = 0
 
     @property
     def num_steps(self) -> int:
@@ -107,7 +106,7 @@ class Loop:
             warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
         if self._best is not None:
             self._best.restore(self)
-        if self._step and isinstance(self.objective, Objective) and (remark := self.objective.remark(self._step)):
+        if remark := self.schedule.remark(self._step):
             warnings.warn(remark, UserWarning, stacklevel=3)
         return converged
 
@@ -116,8 +115,8 @@ class Loop:
         most = num_steps or _MOST_STEPS
         while self._step < most:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
-            if self._step < self.turns.num_guide_steps:  # no step can be captured before all have moved
-                size = min(size, self.turns.num_guide_steps - self._step)
+            if self._step < self.schedule.turns.num_guide_steps:  # no step can be captured before all have moved
+                size = min(size, self.schedule.turns.num_guide_steps - self._step)
             if num_steps is None:
                 size = min(size, _CONVERGENCE_EVERY - self._step % _CONVERGENCE_EVERY)
             if self.batches.held is None:
@@ -133,9 +132,13 @@ class Loop:
             bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
             if self.validation is not None and self._validate():
                 break
-            if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and has_converged(self._comparable_losses()):
+            if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and self._has_converged():
                 return True
         return None if num_steps is not None else False
+
+    def _has_converged(self) -> bool:
+        """Whether the loss has stopped falling since it has been that of one objective."""
+        return has_converged(self.losses[self.schedule.last_change(self._step, _MOST_STEPS) :])
 
     def _stream(self) -> Iterator[Batch]:
         """Batches for ever, from the step where the loop is."""
@@ -220,14 +223,14 @@ class Loop:
             Minus the objective before the step, nats, shape ().
         """
         for group in self.optimizer.param_groups if callable(self.learning_rate) else ():
-            group["lr"] = self._rate(self._step)
+            group["lr"] = self.schedule.rate(self._step)
         self.optimizer.zero_grad(set_to_none=True)
         args = self.batches.seen(batch.args)
         with self.rows_of(batch), self._checks():
-            loss = self._objective_of_step().loss_and_grads(self.model, self.guide, *args)
+            loss = self.schedule.objective_at(self._step).loss_and_grads(self.model, self.guide, *args)
         self._take_in_new_parameters()
-        if not self.moves(1)[0]:
-            for parameter in self.turns.waiting(self.parameters):
+        if not self.schedule.turns.moves(self._step, 1)[0]:
+            for parameter in self.schedule.turns.waiting(self.parameters):
                 parameter.grad = None  # which optimizers pass over
         self.optimizer.step()
         self._step += 1
@@ -275,53 +278,6 @@ class Loop:
             self._num_stored = -1
 
     _num_stored = -1
-
-    def _rate(self, step: int) -> float:
-        return float(self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate)
-
-    def rates(self, num_steps: int) -> np.ndarray | None:
-        """Learning rates to set before each of the next steps, shape (num_steps,); None where they are left alone.
-
-        Args:
-            num_steps: How many steps.
-        """
-        if not callable(self.learning_rate):
-            return None
-        return np.array([self._rate(self._step + i) for i in range(num_steps)])
-
-    def moves(self, num_steps: int) -> np.ndarray:
-        """Which of the next steps move the model's parameters too, shape (num_steps,).
-
-        Args:
-            num_steps: How many steps.
-        """
-        return self.turns.moves(self._step, num_steps)
-
-    def numbers(self, num_steps: int) -> np.ndarray:
-        """What the objective needs to know of each of the next steps, shape (num_steps, S).
-
-        Args:
-            num_steps: How many steps.
-        """
-        each = [self._numbers_of(self._step + i) for i in range(num_steps)]
-        return np.array(each, dtype=np.float64).reshape(num_steps, -1 if each[0] else 0)
-
-    def _numbers_of(self, step: int) -> tuple[float, ...]:
-        return self.objective.numbers(step) if isinstance(self.objective, Objective) else ()
-
-    def _objective_of_step(self) -> Any:
-        return (
-            self.objective.at(self._numbers_of(self._step)) if isinstance(self.objective, Objective) else self.objective
-        )
-
-    def _comparable_losses(self) -> Tensor:
-        """Losses of one objective: those since its numbers, such as a schedule's, are what they will be in the end."""
-        last = self._numbers_of(_MOST_STEPS)
-        for step in range(self._num_looked_at, self._step):
-            if self._numbers_of(step) != last:
-                self._last_change = step + 1
-        self._num_looked_at = self._step
-        return self.losses[self._last_change :]
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -91,7 +91,7 @@ class Pace:
         if self._is_settled:
             return
         try:
-            has_moved_all = self._num_blocks >= 2 and loop.num_steps >= loop.turns.num_guide_steps
+            has_moved_all = self._num_blocks >= 2 and loop.num_steps >= loop.schedule.turns.num_guide_steps
             if self._is_steady(loop, len(batches)) and self.captured is None and has_moved_all:
                 steps = max(_LEAST - loop.num_steps, loop.num_steps) if remaining is None else remaining
                 self._capture(loop, batches, steps, say)
@@ -113,7 +113,8 @@ class Pace:
         read = self.captured.recording.constants if self.captured is not None else ()
         programs = (loop.model, loop.guide, loop.batches.transform)
         before, versions = surroundings(*programs), [tensor._version for tensor in read]
-        loop.rates(num_steps), loop.numbers(num_steps)  # schedules are the user's code, and may change such a value
+        ahead = (loop.num_steps, num_steps)
+        loop.schedule.rates(*ahead), loop.schedule.numbers(*ahead)  # the user's code, which may change such a value
         after = surroundings(*programs)
         names = changed(before, after)
         if versions != [tensor._version for tensor in read]:

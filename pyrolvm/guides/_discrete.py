@@ -48,6 +48,14 @@ class Choices(Family):
         logits = parameters.reshape(*parameters.shape[:-1], *shape, self.num_values)
         return dist.Categorical(logits=logits).to_event(len(shape))
 
+    @property
+    def num_inputs(self) -> int:
+        return self.num_parameters
+
+    def inputs(self, values: Tensor) -> Tensor:
+        one_hot = values.unsqueeze(-1) == torch.arange(self.num_values, device=values.device)
+        return one_hot.flatten(-2)
+
     def start(self, scale: float) -> Float[Tensor, "num_parameters"]:
         return torch.zeros(self.num_parameters)
 

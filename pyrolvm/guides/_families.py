@@ -54,6 +54,19 @@ class Family(torch.nn.Module, ABC):
             A distribution with batch shape that of the parameters and event shape `shape`.
         """
 
+    @property
+    def num_inputs(self) -> int:
+        """How many numbers stand for one draw where a network is given it."""
+        return self.size
+
+    def inputs(self, values: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch num_inputs"]:
+        """A draw as a network is given it.
+
+        Args:
+            values: Coordinates, or discrete values.
+        """
+        return values
+
     @abstractmethod
     def start(self, scale: float) -> Float[Tensor, "num_parameters"]:
         """Parameters of N(0, scale^2 I), or of nearly that; of equal probabilities where values are discrete.

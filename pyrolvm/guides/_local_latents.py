@@ -68,7 +68,7 @@ class LocalLatents(torch.nn.Module):
         discrete = {n: discrete_family(self.owner, n, s["fn"]) for n, s in inside.items() if is_discrete(s["fn"])}
         if discrete and not FAMILIES[self.family].factorizes:
             raise ValueError(
-                f"family '{self.family}' draws continuous latents; {quoted(discrete)} is discrete. "
+                f"family '{self.family}' draws continuous latents; discrete here: {quoted(discrete)}. "
                 "Use family='diagonal'."
             )
         check_supports(self.owner, model, args, kwargs, inside, discrete)
@@ -174,12 +174,12 @@ class _Site:
         return dist.Delta(value, log_density=log_density, event_dim=self.event_dim)
 
     def coordinates(self, value: Tensor) -> Float[Tensor, "*batch size"]:
-        """The coordinates of a draw.
+        """The coordinates of a draw; a discrete value is its own.
 
         Args:
             value: Of the latent.
         """
-        free = self.transform.inv(value)
+        free = value if self.is_discrete else self.transform.inv(value)
         return free.reshape(*free.shape[: free.dim() - len(self.shape)], self.size)
 
     def distribution(self, family: Family, parameters: Tensor) -> dist.TorchDistribution:
@@ -190,9 +190,9 @@ class _Site:
             parameters: Of the family.
         """
         free = family.distribution(parameters, tuple(self.shape))
-        return (
-            free if self.is_discrete or _is_real(self.support) else dist.TransformedDistribution(free, [self.transform])
-        )
+        if self.is_discrete or _is_real(self.support):
+            return free
+        return dist.TransformedDistribution(free, [self.transform])
 
 
 class _Block:
@@ -227,13 +227,14 @@ class _Block:
         (site,) = self.sites
         return {site.name: site.transform(coordinates.reshape(*coordinates.shape[:-1], *site.shape))}
 
-    def coordinates(self, draws: Mapping[str, Tensor]) -> Tensor:
-        """Of draws, in the unconstrained space, side by side, with the plate's dimension where it is.
+    def inputs(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """Draws as a network is given them, with the plate's dimension where it is.
 
         Args:
             draws: Of the latents, by name.
         """
-        return torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+        coordinates = torch.cat([site.coordinates(draws[site.name]) for site in self.sites], -1)
+        return self.family.inputs(coordinates)
 
     def in_plate(self, rows: Tensor) -> Tensor:
         """Rows with the plate's dimension where it is, ones to the right of it.

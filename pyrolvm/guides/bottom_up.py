@@ -20,10 +20,10 @@ class BottomUp(PyroModule):
     """Latents in the opposite order of the model, each given the data and the latents drawn before it.
 
     q(z_1, ..., z_L | x) = q(z_1 | x) q(z_2 | z_1, x) ... q(z_L | z_1, ..., z_{L-1}, x) for a model that draws z_L
-    first and z_1 last. A network each gives the parameters of a family, from the encoder's features and the
-    unconstrained coordinates of what was drawn before. Where `Amortized` makes latents independent given the data, or
-    draws them all from one distribution, this follows how they hang together in a hierarchy (`models.HierarchicalVAE`),
-    at the cost of running the networks for each particle.
+    first and z_1 last. A network each gives the parameters of a family, from the encoder's features and what was drawn
+    before: unconstrained coordinates, bits, or one-hot vectors. Where `Amortized` makes latents independent given the
+    data, or draws them all from one distribution, this follows how they hang together in a hierarchy
+    (`models.HierarchicalVAE`), at the cost of running the networks for each particle.
 
     The networks are made on the first run, when the latents' shapes are known.
 
@@ -32,8 +32,9 @@ class BottomUp(PyroModule):
         encoder: A module that maps the data, (B, ...), to features, (B, H).
         hidden: Widths of each network's hidden layers; with none it is linear, which with family "full_rank" holds
             the posterior of a linear Gaussian model.
-        family: Of each latent given those before it: "diagonal" (independent normals), "full_rank" (a multivariate
-            normal) or "flow" (a coupling flow that all data share; its learning rate is 1e-2 at most).
+        family: Of each latent given those before it: "diagonal" (independent normals; for discrete latents, bits and
+            choices), "full_rank" (a multivariate normal) or "flow" (a coupling flow that all data share; its learning
+            rate is 1e-2 at most).
         data_plate: Name of the data plate; None to find it.
 
     Attributes:
@@ -102,7 +103,7 @@ class BottomUp(PyroModule):
             for block, head in zip(reversed(self.latents.blocks), self.heads.values(), strict=True):
                 drawn = block.draw(head(known))
                 draws.update(drawn)
-                known = _beside(known, block.coordinates(drawn))
+                known = _beside(known, block.inputs(drawn))
         return draws
 
     def _set_up(self, args: Any, kwargs: Any, features: Tensor) -> None:
@@ -112,10 +113,10 @@ class BottomUp(PyroModule):
         for i, block in enumerate(reversed(self.latents.blocks)):
             head = MLP(width, self._hidden, block.family.num_parameters)
             self.heads[f"head{i}"] = head.to(features.device, features.dtype)
-            width += block.family.size
+            width += block.family.num_inputs
 
 
 def _beside(known: Tensor, drawn: Tensor) -> Tensor:
     """What is known with what was drawn, which has a dimension more where particles are drawn at once."""
     batch = torch.broadcast_shapes(known.shape[:-1], drawn.shape[:-1])
-    return torch.cat([known.expand(*batch, -1), drawn.expand(*batch, -1)], -1)
+    return torch.cat([known.expand(*batch, -1), drawn.to(known).expand(*batch, -1)], -1)

@@ -147,7 +147,7 @@ class SemiAmortized(PyroModule):
         discrete = [site.name for block in self.amortized.latents.blocks for site in block.sites if site.is_discrete]
         if discrete:
             raise ValueError(
-                f"SemiAmortized follows gradients through the latents, and {quoted(discrete)} is discrete. Use "
+                f"SemiAmortized follows gradients through the latents; discrete here: {quoted(discrete)}. Use "
                 "lvm.guides.Amortized with lvm.objectives.VIMCO."
             )
         generator = torch.Generator().manual_seed(0)

@@ -68,14 +68,16 @@ class IndependentFeatures(PyroModule):
         """
         return self.features(parameters).mean
 
-    def blocks(self, parameters: Float[Tensor, "*batch num_outputs"]) -> tuple[Tensor, ...]:
+    def blocks(
+        self, parameters: Float[Tensor, "*batch num_outputs"]
+    ) -> Float[Tensor, "*batch outputs_per_feature num_features"]:
         """The decoder's output, cut into its P blocks.
 
         Args:
             parameters: The decoder's output, shape (..., P D).
 
         Returns:
-            P tensors of shape (..., D).
+            A view of it, shape (..., P, D).
 
         Raises:
             ValueError: If its width is no multiple of P.
@@ -83,4 +85,4 @@ class IndependentFeatures(PyroModule):
         if parameters.shape[-1] % self.outputs_per_feature:
             needed = f"shape (..., {self.outputs_per_feature} D) for D features"
             raise ValueError(f"'parameters' must have {needed}; got {tuple(parameters.shape)}.")
-        return parameters.chunk(self.outputs_per_feature, -1)
+        return parameters.unflatten(-1, (self.outputs_per_feature, -1))

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyrolvm.likelihoods._features import IndependentFeatures
 from pyrolvm.likelihoods.values import refuse_values
@@ -52,7 +53,7 @@ class Categorical(IndependentFeatures):
         Returns:
             A distribution with batch shape (..., D).
         """
-        return _Levels(logits=torch.stack(self.blocks(parameters), -1))
+        return _Levels(self.blocks(parameters))
 
     def check(self, x: Float[Tensor, "num_data num_features"]) -> None:
         """Refuse anything but 0, ..., K-1.
@@ -69,20 +70,52 @@ class Categorical(IndependentFeatures):
         refuse_values(bad, x, f"categories, 0 to {last}, for likelihoods.Categorical({last + 1})", remedy)
 
 
-class _Levels(dist.Categorical):
-    """Categories as numbers of the logits' dtype, which have a mean and a variance."""
+class _Levels(dist.TorchDistribution):
+    """Categories as numbers, from logits of shape (..., K, D) as the decoder lays them out: no copy is made of them."""
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
+    arg_constraints = {"logits": constraints.real}
+
+    def __init__(self, logits: Tensor, *, validate_args: bool | None = None) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-2] + logits.shape[-1:], validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> Any:
+        return constraints.integer_interval(0, self.logits.shape[-2] - 1)
 
     @property
     def mean(self) -> Tensor:
-        return self.probs @ self._numbers
+        return (self._probabilities * self._numbers).sum(-2)
 
     @property
     def variance(self) -> Tensor:
-        return (self.probs * (self._numbers - self.mean.unsqueeze(-1)).square()).sum(-1)
+        return (self._probabilities * (self._numbers - self.mean.unsqueeze(-2)).square()).sum(-2)
+
+    @property
+    def _probabilities(self) -> Tensor:
+        return self.logits.softmax(-2)
 
     @property
     def _numbers(self) -> Tensor:
-        return torch.arange(self._num_events, dtype=self.logits.dtype, device=self.logits.device)
+        count = self.logits.shape[-2]
+        return torch.arange(count, dtype=self.logits.dtype, device=self.logits.device).unsqueeze(-1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Levels":
+        return _Levels(self._expanded(torch.Size(batch_shape)), validate_args=self._validate_args)
+
+    def _expanded(self, shape: torch.Size) -> Tensor:
+        return self.logits.expand(shape[:-1] + self.logits.shape[-2:-1] + shape[-1:])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        chosen = self._expanded(shape).gather(-2, value.long().expand(shape).unsqueeze(-2))
+        return chosen.squeeze(-2) - self.logits.logsumexp(-2)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        with torch.no_grad():
+            rows = self._probabilities.transpose(-1, -2).flatten(0, -2)
+            drawn = torch.multinomial(rows, shape.numel(), replacement=True)
+        return drawn.mT.reshape(self._extended_shape(shape)).to(self.logits.dtype)

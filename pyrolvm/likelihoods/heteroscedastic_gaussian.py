@@ -53,7 +53,7 @@ class HeteroscedasticGaussian(IndependentFeatures):
         Returns:
             A distribution with batch shape (..., D).
         """
-        loc, spread = self.blocks(parameters)
+        loc, spread = self.blocks(parameters).unbind(-2)
         return dist.Normal(loc, self.smallest_scale + softplus(spread))
 
     def check(self, x: Float[Tensor, "num_data num_features"]) -> None:

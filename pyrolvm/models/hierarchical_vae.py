@@ -67,7 +67,7 @@ class HierarchicalVAE(Decoded):
                 f"'layers' must have a network for each of num_latents but the last, {len(sizes) - 1}; got "
                 f"{len(networks)}. The last latent has the prior N(0, I)."
             )
-        super().__init__("hierarchical_vae", sizes[0], decoder, likelihood)
+        super().__init__("hierarchical_vae", sizes[0], decoder, likelihood, *networks)
         self.num_latents = sizes
         for i, network in enumerate(networks):
             _check_layer(network, f"layers[{i}]", sizes[i + 1], sizes[i], self._like)

@@ -28,18 +28,18 @@ def check_model(model: Any, *methods: str) -> None:
         )
 
 
-def decoded(model: Any, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
-    """Means of x given z.
+def decoded(model: Any, *latents: Tensor) -> Float[Tensor, "*batch num_features"]:
+    """Means of x given the latents.
 
     Args:
         model: Has the method `decode`.
-        z: The latent that it takes.
+        *latents: What it takes: shape (..., L), and what else it asks for.
 
     Raises:
         ValueError: If it has none in closed form.
     """
     try:
-        means: Tensor = model.decode(z)
+        means: Tensor = model.decode(*latents)
     except ValueError as error:
         raise ValueError(f"there are no means of x given the latents to show: {error} Here, pass draw=True.") from error
     return means

@@ -39,14 +39,14 @@ def samples(
         >>> from pyrolvm.nn import MLP
         >>> figure = samples(VAE(2, MLP(2, [16], 64)), 12, seed=0)
         >>> figure.axes[0].get_title(loc="left")
-        'means of x given draws of z'
+        'means of x given draws of the latents'
     """
     check_model(model, "sample", *(() if draw else ("decode",)))
     check_count("n", n)
     if n > MOST_IMAGES:
         raise ValueError(f"'n' must be at most {MOST_IMAGES}; got {n}.")
     with evaluating(model):
-        x, z = model.sample(n, seed=seed)
-        shown = x if draw else decoded(model, z[0] if isinstance(z, tuple) else z)
-    title = "draws of x" if draw else "means of x given draws of z"
+        x, *latents = model.sample(n, seed=seed)
+        shown = x if draw else decoded(model, *(z[0] if isinstance(z, tuple) else z for z in latents))
+    title = "draws of x" if draw else "means of x given draws of the latents"
     return figure_of(images_of([shown], image_shape)[0], min(n, 10), title=title)

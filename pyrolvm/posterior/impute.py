@@ -78,7 +78,7 @@ def impute(
         >>> found = impute(model, guide, x, seed=0)
         >>> found.mean.shape, found.samples.shape
         ((2, 3), (10, 2, 3))
-        >>> found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1]
+        >>> bool(found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1])
         True
     """
     counts = {"num_particles": num_particles, "num_samples": num_samples}

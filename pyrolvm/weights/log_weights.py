@@ -46,7 +46,7 @@ class LogWeights:
         local: What each datum adds, not scaled.
         global_: What does not belong to a datum.
         log_likelihood: The part log p(x | z), enumerated sites summed out, with ``.local`` and ``.global_``.
-        log_prior: The part log p(z).
+        log_prior: The part log p(z), enumerated sites that only latents depend on summed out.
         log_guide: The part log q(z | x), which counts negatively in the weight.
         scale: N/B of the data plate: 1 without subsampling. A bound is global part + scale * local part, with the
             scale outside of every logarithm.

@@ -97,6 +97,7 @@ def a_loop(num_data=12):
         None,
         (),
         Pace(False),
+        1,
     )
 
 

@@ -101,6 +101,20 @@ def vae(num_features, likelihood):
     return lambda: lvm.models.VAE(2, decoder, likelihood).double()
 
 
+def vae_with(prior):
+    return lambda: lvm.models.VAE(2, lvm.nn.MLP(2, [16], 64), prior=prior()).double()
+
+
+def vamp_prior():
+    return lvm.priors.VampPrior(2, digits()[0][:5], bounds=(0, 1))
+
+
+def tied(model):
+    guide = amortized(64)(model)
+    model.prior.tie(guide)
+    return guide
+
+
 def amortized(num_features):
     return lambda model: lvm.guides.Amortized(model, lvm.nn.MLP(num_features, [16], 16).double())
 
@@ -189,6 +203,12 @@ COLLECTION = {
         counts,
         Trace_ELBO,
     ),
+    "VAE, mixture prior": Entry(vae_with(lambda: lvm.priors.NormalMixture(3, 2)), amortized(64), digits, enumerating),
+    "VAE, VampPrior": Entry(vae_with(vamp_prior), tied, digits, enumerating),
+    "VAE, flow prior": Entry(
+        vae_with(lambda: lvm.priors.Flow(2, hidden_features=(8,), num_transforms=2)), amortized(64), digits, Trace_ELBO
+    ),
+    "VAE, bits": Entry(vae_with(lambda: lvm.priors.Bernoulli(2)), amortized(64), digits, Trace_ELBO),
     "VAE, Gaussian": Entry(vae(4, lvm.likelihoods.Gaussian(0.5)), amortized(4), iris, Trace_ELBO),
     "VAE, negative binomial": Entry(vae(4, lvm.likelihoods.NegativeBinomial(0.5)), amortized(4), counts, Trace_ELBO),
     "VAE, bits in order": Entry(

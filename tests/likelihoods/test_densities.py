@@ -166,8 +166,8 @@ def test_outputs_lie_in_blocks_of_all_features():
     """As a convolution's channels do."""
     parameters = torch.arange(12.0)
     torch.testing.assert_close(HeteroscedasticGaussian().mean(parameters), torch.arange(6.0))
-    logits = Categorical(4).features(parameters).logits
-    torch.testing.assert_close(logits, torch.arange(12.0).reshape(4, 3).T.log_softmax(-1))
+    density = Categorical(4).features(parameters).log_prob(torch.arange(4.0).unsqueeze(-1))
+    torch.testing.assert_close(density, torch.arange(12.0).reshape(4, 3).log_softmax(0))
 
 
 def test_the_scale_has_a_floor():

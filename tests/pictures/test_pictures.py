@@ -165,27 +165,14 @@ def test_ten_units_at_most_the_most_active_first():
     assert labels(figure.axes[0].get_yticklabels()) == [f"z[{unit}]" for unit in range(11, 1, -1)]
 
 
-class TwoLayers(lvm.models.VAE):
-    """z2 above z, as models with several layers have them; `sample` gives the one that `decode` takes first."""
-
-    def forward(self, x=None, *, size=1):
-        with lvm.data_plate(size if x is None else x):
-            z2 = pyro.sample("z2", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-            z = pyro.sample("z", dist.Normal(z2[..., :2], 1.0).to_event(1))
-            return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=x)
-
-    def sample(self, n, *, seed=None):
-        x, z = super().sample(n, seed=seed)
-        return x, (z, torch.zeros(n, 3))
-
-
-def test_the_last_of_several_latents_is_decoded():
+def test_the_latent_next_to_the_data_is_decoded():
+    """z2 lies above z1, and the pictures are of z1."""
     like, x = linear_model(), data(4)
-    model = TwoLayers(2, like.decoder, like.likelihood)
+    model = lvm.models.HierarchicalVAE([2, 3], [torch.nn.Linear(3, 4)], like.decoder, like.likelihood)
 
     def both(x):
         with lvm.data_plate(x):
-            pyro.sample("z", dist.Normal(x[:, :2] / 2, torch.tensor([0.1, 0.2])).to_event(1))
+            pyro.sample("z1", dist.Normal(x[:, :2] / 2, torch.tensor([0.1, 0.2])).to_event(1))
             pyro.sample("z2", dist.Normal(torch.zeros(3), 1.0).to_event(1))
 
     _, (z, _) = model.sample(4, seed=0)
@@ -193,10 +180,26 @@ def test_the_last_of_several_latents_is_decoded():
     means = like.decode(z).detach().numpy()
     np.testing.assert_allclose(found, (means - means.min()) / (means.max() - means.min()), atol=1e-9)
     figure = lvm.pictures.traversals(model, both, x, num_steps=2, seed=0)
-    assert sorted(labels(figure.axes[0].get_yticklabels())) == ["z[0]", "z[1]"]
+    assert sorted(labels(figure.axes[0].get_yticklabels())) == ["z1[0]", "z1[1]"]
     figure = lvm.pictures.reconstructions(model, both, x, num_particles=2000, seed=0)
     below = grey(tiles(figure, 2, 2, 4)[4:], min(x.min().item(), 0), 3.0)
     np.testing.assert_allclose(below[:, 0], x[:, 0] / 2, atol=4.5 * 0.1 / 2000**0.5)
+
+
+def test_classes_are_decoded_too():
+    """x = W (z, one-hot y) + b, with y drawn as well as z."""
+    decoder = torch.nn.Linear(2 + 3, 4)
+    model = lvm.models.SemiSupervisedVAE(3, 2, decoder, lvm.likelihoods.Gaussian(0.1))
+    _, z, y = model.sample(6, seed=0)
+    one_hot = torch.eye(3)[y]
+    with torch.no_grad():
+        means = (torch.cat([z, one_hot], -1) @ decoder.weight.mT + decoder.bias).numpy()
+    found = grey(tiles(lvm.pictures.samples(model, 6, seed=0), 2, 2, 6), means.min(), means.max())
+    np.testing.assert_allclose(found, means, atol=1e-9)
+    amortized = lvm.guides.Amortized(model, torch.nn.Linear(4, 8))
+    lvm.bind(model, amortized, data(3))
+    with pytest.raises(ValueError, match="'x' depends on 'y', which the model enumerates"):
+        lvm.pictures.reconstructions(model, amortized, data(3))
 
 
 def test_an_autoregressive_likelihood_is_drawn():
@@ -237,7 +240,7 @@ def test_colors():
 def test_a_figure_has_the_library_s_look():
     with mpl.rc_context({"font.size": 30, "image.cmap": "jet"}):
         figure = lvm.pictures.samples(linear_model(), 2, seed=0)
-        assert figure.axes[0].get_title(loc="left") == "means of x given draws of z"
+        assert figure.axes[0].get_title(loc="left") == "means of x given draws of the latents"
         assert figure.axes[0].title.get_fontsize() < 20
     assert figure._repr_png_().startswith(b"\x89PNG")
 

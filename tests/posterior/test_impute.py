@@ -177,6 +177,66 @@ def test_bits_by_quadrature():
     assert set(np.unique(found.samples)) <= {0.0, 1.0}
 
 
+ABOVE, SPREAD = np.array([[1.5], [-0.8]]), 0.6
+PRIOR = ABOVE @ ABOVE.T + SPREAD**2 * np.eye(2)  # covariance of z1
+
+
+def exact_chain(x):
+    """The posterior of z1 given what is observed, and of z2 given z1."""
+    (row,) = x.numpy()
+    seen = ~np.isnan(row)
+    covariance = np.linalg.inv(np.linalg.inv(PRIOR) + WEIGHT[seen].T @ WEIGHT[seen] / SCALE**2)
+    mean = covariance @ WEIGHT[seen].T @ (row[seen] - OFFSET[seen]) / SCALE**2
+    gain = torch.tensor(ABOVE.T @ np.linalg.inv(PRIOR))
+    variance = 1 - gain @ torch.tensor(ABOVE)
+    with lvm.data_plate(x):
+        z1 = pyro.sample("z1", dist.MultivariateNormal(torch.tensor(mean[None]), torch.tensor(covariance)))
+        pyro.sample("z2", dist.Normal(z1 @ gain.mT, variance.sqrt().squeeze()).to_event(1))
+
+
+def test_two_layers_of_latents():
+    """z2 ~ N(0, 1), z1 | z2 ~ N(A z2, 0.6^2 I), x | z1 as above: x is normal. At the posterior weights are equal."""
+    below = linear_model()
+    layer = torch.nn.Linear(1, 4)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(np.concatenate([ABOVE, np.zeros((2, 1))])))
+        layer.bias.copy_(torch.tensor([0.0, 0.0, *[math.log(math.expm1(SPREAD - 1e-6))] * 2]))
+    model = lvm.models.HierarchicalVAE([2, 1], [layer], below.decoder, below.likelihood)
+    row, num_particles = np.array([1.5, NAN, -0.2, NAN]), 5000
+    found = lvm.impute(model, exact_chain, row[None], num_particles=num_particles, seed=0)
+    assert found.ess[0] == pytest.approx(num_particles)
+    covariance = WEIGHT @ PRIOR @ WEIGHT.T + SCALE**2 * np.eye(4)
+    gap, seen = np.isnan(row), ~np.isnan(row)
+    gain = covariance[np.ix_(gap, seen)] @ np.linalg.inv(covariance[np.ix_(seen, seen)])
+    mean = OFFSET[gap] + gain @ (row[seen] - OFFSET[seen])
+    scale = np.sqrt(np.diag(covariance[np.ix_(gap, gap)] - gain @ covariance[np.ix_(seen, gap)]))
+    assert (np.abs(found.mean[0, gap] - mean) < 4 * scale / num_particles**0.5).all()
+    of_end = np.sqrt(0.05 * 0.95) / stats.norm.pdf(stats.norm.ppf(0.95)) * scale / num_particles**0.5
+    assert (np.abs(found.upper[0, gap] - mean - 1.645 * scale) < 4.5 * of_end).all()
+    assert (np.abs(found.lower[0, gap] - mean + 1.645 * scale) < 4.5 * of_end).all()
+
+
+def test_one_row_with_one_feature_and_one_latent():
+    """Nothing is observed: the prior predictive N(0, 1 + 1). One particle says little, and that it does."""
+    decoder = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        decoder.weight.fill_(1.0)
+        decoder.bias.zero_()
+    model = lvm.models.VAE(1, decoder, lvm.likelihoods.Masked(lvm.likelihoods.Gaussian(1.0)))
+
+    def prior(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    x = np.array([[NAN], [0.0]])
+    found = lvm.impute(model, prior, x, num_particles=5000, seed=0)
+    assert abs(found.mean[0, 0]) < 4 * (1 / 5000) ** 0.5
+    of_end = np.sqrt(0.05 * 0.95 / 5000) / stats.norm.pdf(stats.norm.ppf(0.95)) * 2**0.5
+    assert abs(found.upper[0, 0] - 1.645 * 2**0.5) < 4.5 * of_end
+    with pytest.warns(DoubtfulImputation, match="size is below 50 for 1 of 1 rows"):
+        lvm.impute(model, prior, x, num_particles=1, seed=0)
+
+
 def test_nothing_is_missing():
     x = simulated(3)
     found = lvm.impute(linear_model(), exact_guide, x)
