@@ -59,7 +59,7 @@ def collapse(
         guide: A Pyro program with the same arguments; all latents that it draws lie inside the data plate.
         *args: Arguments of both; arrays become tensors.
         num_draws: S, draws of the aggregate posterior, spread evenly over the data. Their cost is S N densities of
-            the guide; the model is not run for them.
+            the guide; the model is not run for them. Those of a flow in many dimensions are slow: take fewer.
         num_particles: K, draws of each datum's latents, at least 2.
         threshold: Of the variance of a unit's mean, above which it is active.
         batch_size: Rows that are computed at once, which bounds the memory; None for all.

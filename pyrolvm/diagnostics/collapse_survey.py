@@ -13,7 +13,7 @@ from pyrolvm.weights import Draws, draw, log_guide_at, refuse_invalid
 
 __all__ = ["Mean", "Survey", "log_aggregate", "survey"]
 
-_NUMBERS_AT_ONCE = 2**23  # of latents at which the guide's density is asked for
+_NUMBERS_AT_ONCE = 2**21  # of latents at which the guide's density is asked for
 
 
 @dataclass
