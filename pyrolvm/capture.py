@@ -451,7 +451,8 @@ def one_step(body: Step, carried: Sequence[Tensor], read: Sequence[Tensor]) -> R
     example: list[Any] = [torch.empty_like(tensor) for tensor in (*carried, *read)]
     with torch.no_grad():
         graph = make_fx(flat, tracing_mode="fake")(*example)
-        return torch._inductor.compile(graph, example, {"fallback_random": True})
+        with _draws_left_alone():
+            return torch._inductor.compile(graph, example, {"fallback_random": True})
 
 
 def _first_line(error: Exception) -> str:

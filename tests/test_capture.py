@@ -150,7 +150,7 @@ def test_one_step_is_compiled_without_a_limit_on_how_many():
 
     def body(read, carried):
         (weights,), (step, value) = read, carried
-        return step + 1, 0.5 * value + weights * torch.randn(3)
+        return step + 1, 0.5 * value + weights * torch.randn(3) + torch.bernoulli(weights / 4)
 
     carried, read = (torch.tensor(0), torch.ones(3)), (WEIGHTS.clone(),)
     with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():

@@ -135,3 +135,30 @@ def test_what_is_said_of_single_data(device):
         assert len(lvm.pictures.samples(vae, 3, draw=draw, seed=0).axes) == 1
         assert len(lvm.pictures.reconstructions(vae, amortized, x, draw=draw, seed=0).axes) == 1
         assert len(lvm.pictures.traversals(vae, amortized, x, draw=draw, seed=0).axes) == 1
+
+
+@pytest.mark.gpu
+def test_what_differs_from_step_to_step_is_compiled_for_the_device():
+    """Fresh bits, a weight that warms up, steps of the guide alone: in a graph, with the losses of eager steps."""
+    grey = torch.tensor(lvm.datasets.digits().x[:300] / 16).float()
+    losses = []
+    for compile in (True, False):
+        torch.manual_seed(0)
+        vae = lvm.models.VAE(2, lvm.nn.MLP(2, [16], 64)).float()
+        amortized = lvm.guides.Amortized(vae, lvm.nn.MLP(64, [16], 16).float())
+        result = lvm.fit(
+            vae,
+            amortized,
+            grey,
+            objective=lvm.objectives.ELBO(kl_weight=lvm.objectives.linear_warm_up(50)),
+            transform=torch.bernoulli,
+            num_guide_steps=2,
+            batch_size=100,
+            num_steps=200,
+            device="cuda",
+            compile=compile,
+            seed=0,
+            progress=False,
+        )
+        losses.append(result.losses)
+    torch.testing.assert_close(losses[0][:100], losses[1][:100], rtol=1e-3, atol=0.0)
