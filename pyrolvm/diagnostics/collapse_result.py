@@ -16,7 +16,7 @@ _SATURATED = 0.9  # of log N
 
 _REMEDIES = (
     "lvm.objectives.ELBO with a kl_weight that warms up or with free_bits, more steps of the guide "
-    "(num_guide_steps of lvm.fit), or a weaker decoder"
+    "(num_guide_steps of lvm.fit), or dropout in the decoder"
 )
 
 
