@@ -94,11 +94,12 @@ def _fitted(task: _Task, x: Any) -> Any:
 
     torch.manual_seed(task.fold)
     num_features = x.shape[1]
-    likelihood: Any = {
+    likelihoods: dict[str, Any] = {
         "negative binomial": lambda: lvm.likelihoods.NegativeBinomial(torch.ones(num_features)),
         "Poisson": lvm.likelihoods.Poisson,
         "Gaussian on log counts": lambda: RoundedGaussian(num_features),
-    }[task.likelihood]()
+    }
+    likelihood = likelihoods[task.likelihood]()
     decoder = lvm.nn.MLP(_LATENTS, _DECODER, num_features)
     last = decoder[-1]
     assert isinstance(last, torch.nn.Linear)

@@ -32,7 +32,8 @@ def measure(options: Options) -> None:
     seeds = options.seeds or (1 if options.quick else _SEEDS)
     sizes = _QUICK_SIZES if options.quick else _SIZES
     results: dict[str, Any] = {**head(options), "epochs": epochs, "seeds": seeds, "sizes": sizes, "jobs": options.jobs}
-    results["runs"] = runs = {name: {} for name in _SIDES}
+    runs: dict[str, dict[str, Any]] = {name: {} for name in _SIDES}
+    results["runs"] = runs
     for seed in range(seeds):
         for name, environment in _SIDES.items():
             request = {"side": name, "seed": seed, "epochs": epochs, "sizes": sizes, "quick": options.quick}

@@ -133,8 +133,8 @@ def score(recipe: Recipe, fitted: lvm.FitResult, data: Split) -> dict[str, Any]:
         report = lvm.diagnostics.collapse(model, guide, bits, num_draws=2, batch_size=1000, seed=0)
     assert found.khat is not None
     bound = lvm.objectives.ELBO(100).bound(model, guide, data.test, seed=0)
-    means = {"num_particles": 20, "batch_size": 1000, "seed": 0}  # draws are used for the flow only
-    features = [lvm.features(model, guide, part, **means) for part in (bits, data.test)]
+    means: dict[str, Any] = {"num_particles": 20, "batch_size": 1000, "seed": 0}  # draws are used for the flow only
+    train_features, test_features = (lvm.features(model, guide, part, **means) for part in (bits, data.test))
     return {
         "log_p": [round(value, 3) for value in found.log_evidence.tolist()],
         "error": float(found.total.standard_error) / len(data.test),
@@ -142,7 +142,7 @@ def score(recipe: Recipe, fitted: lvm.FitResult, data: Split) -> dict[str, Any]:
         "elbo": float(bound.mean()),
         "active": report.num_active,
         "rate": report.rate,
-        "accuracy": accuracy(*features, data),
+        "accuracy": accuracy(train_features, test_features, data),
     }
 
 

@@ -1,5 +1,7 @@
 """A Gaussian on log counts as a distribution of counts, so that its log p(x) can be compared with Poisson's."""
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
@@ -29,13 +31,14 @@ class _Rounded(dist.TorchDistribution):
         above = ((value + 1.5).log() - self.loc) / self.scale
         return torch.where(value == 0, torch.special.log_ndtr(above), inside)
 
-    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             y = dist.Normal(self.loc, self.scale).sample(torch.Size(sample_shape))
             return (y.exp() - 0.5).floor().clamp(min=0)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "_Rounded":
-        return _Rounded(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+    def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "_Rounded":
+        shape = torch.Size(batch_shape)
+        return _Rounded(self.loc.expand(shape), self.scale.expand(shape))
 
 
 class RoundedGaussian(PyroModule):
