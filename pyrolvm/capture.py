@@ -449,10 +449,10 @@ def one_step(body: Step, carried: Sequence[Tensor], read: Sequence[Tensor]) -> R
         return body(tensors[len(carried) :], tensors[: len(carried)])
 
     example: list[Any] = [torch.empty_like(tensor) for tensor in (*carried, *read)]
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings(), _quiet(), _draws_left_alone():
+        warnings.simplefilter("ignore")  # advice to compute with less precision
         graph = make_fx(flat, tracing_mode="fake")(*example)
-        with _draws_left_alone():
-            return torch._inductor.compile(graph, example, {"fallback_random": True})
+        return torch._inductor.compile(graph, example, {"fallback_random": True})
 
 
 def _first_line(error: Exception) -> str:

@@ -36,8 +36,7 @@ class _Tensors(Batches):
         if self.batch_size is None:
             yield Batch(self.everything, None)
             return
-        for rows in self.order(seed, epoch):
-            rows = rows.to(self.args[0].device)
+        for rows in self.order(seed, epoch, self.args[0].device):
             yield Batch(partial(self._taken, rows), rows)
 
     def _taken(self, rows: Tensor) -> tuple[Tensor, ...]:

@@ -298,10 +298,13 @@ class CapturedStep:
 
     def _read(self, batches: Sequence[Batch], numbers: Tensor) -> tuple[Tensor, ...]:
         """The schedule, constants, and what the batches hold."""
-        schedule = torch.zeros(self.most_steps, numbers.shape[1], dtype=torch.float64, device="cpu")
+        device = self.recording.leaves[0].device
+        schedule = torch.zeros(
+            self.most_steps, numbers.shape[1], dtype=torch.float64, device="cpu", pin_memory=device.type == "cuda"
+        )
         schedule[: len(batches)] = numbers
         constants = [constant.detach().contiguous() for constant in self.recording.constants]
-        return (schedule.to(self.recording.leaves[0].device), *constants, *self._rows(batches))
+        return (schedule.to(device, non_blocking=True), *constants, *self._rows(batches))
 
     def _rows(self, batches: Sequence[Batch]) -> tuple[Tensor, ...]:
         """Where rows of each step lie in the data, their numbers, and the data; or all the data alone."""

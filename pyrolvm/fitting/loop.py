@@ -232,7 +232,8 @@ class Loop:
         if not self.schedule.turns.moves(self._step, 1)[0]:
             for parameter in self.schedule.turns.waiting(self.parameters):
                 parameter.grad = None  # which optimizers pass over
-        self.optimizer.step()
+        with torch.device("cpu"):  # where the optimizer counts its steps: no step waits to read the count
+            self.optimizer.step()
         self._step += 1
         return torch.as_tensor(loss)
 

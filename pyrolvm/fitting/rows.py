@@ -80,18 +80,19 @@ class Batches:
         """All rows at once, in order."""
         raise NotImplementedError
 
-    def order(self, seed: int, epoch: int) -> list[Tensor]:
+    def order(self, seed: int, epoch: int, device: torch.device | str = "cpu") -> list[Tensor]:
         """Row numbers of an epoch's batches; the incomplete batch is dropped.
 
         Args:
             seed: Seed of the fit.
             epoch: Number of the epoch.
+            device: Where they should be; the order is the same on each.
         """
         assert self.num_data is not None
         assert self.batch_size is not None
         generator = torch.Generator(device="cpu").manual_seed(mixed(seed, epoch))
         shuffled = torch.randperm(self.num_data, generator=generator, device="cpu")
-        return list(shuffled[: self.steps_per_epoch * self.batch_size].split(self.batch_size))
+        return list(shuffled[: self.steps_per_epoch * self.batch_size].to(device).split(self.batch_size))
 
     def set_sizes(self, num_data: int, batch_size: int | None) -> None:
         """Fix N and B.

@@ -19,8 +19,10 @@ def test_khat_is_that_of_arviz(num_particles):
     scales = torch.linspace(0.05, 4.0, 20)
     log_weights = torch.randn(num_particles, 20) * scales
     khat = pareto_khat(log_weights)
-    theirs = [array_stats.psislw(-column.numpy())[1] for column in log_weights.T]
-    np.testing.assert_allclose(khat.numpy(), theirs, atol=1e-6)
+    theirs = np.array([array_stats.psislw(-column.numpy())[1] for column in log_weights.T])
+    known = ~np.isnan(theirs)  # newer releases give none for as few as 25
+    assert known.all() or num_particles == 25
+    np.testing.assert_allclose(khat.numpy()[known], theirs[known], atol=1e-6)
 
 
 def test_khat_of_a_known_tail():

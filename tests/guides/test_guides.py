@@ -201,8 +201,8 @@ def test_amortized_refusals():
         with lvm.data_plate(x):
             pyro.sample("z", dist.Bernoulli(0.5))
 
-    with pytest.raises(ValueError, match="draws continuous latents; 'z' is discrete"):
-        lvm.guides.Amortized(discrete, encoder)(torch.randn(5, 3))
+    with pytest.raises(ValueError, match="draws continuous latents; discrete here: 'z'. Use family='diagonal'"):
+        lvm.guides.Amortized(discrete, encoder, "full_rank")(torch.randn(5, 3))
 
 
 def test_unfitted_amortized_guide_is_not_evaluated():
