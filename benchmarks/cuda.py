@@ -226,12 +226,12 @@ def main() -> None:
     lines = ["# On CUDA", "", f"{card}, torch {torch.__version__}, float32. {options.rounds} rounds."]
     parts: list[tuple[str, Callable[[], list[str]]]] = [
         ("VAE 784-400-20, batch 128", lambda: compared(vae_sides(LARGE), options.rounds)),
-        ("VAE 784-2000-50, batch 512", lambda: compared(vae_sides(WIDE), options.rounds)),
         (
             "Eight schools, mean-field, 1 particle",
             lambda: _on_the_device(lambda: compared(schools_sides(), options.rounds)),
         ),
         ("log p(x) of 1,000 images, K = 5,000, 784-400-20", lambda: evidence(LARGE)),
+        ("VAE 784-2000-50, batch 512", lambda: compared(vae_sides(WIDE), options.rounds)),
     ]
     for title, measure in parts:
         lines += ["", f"## {title}", "", *measure()]
