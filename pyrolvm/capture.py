@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -367,12 +368,35 @@ def compiled(function: Callable[..., Any], example: tuple[Tensor, ...], key: str
     """
     try:
         library = noted(key)["library"] if is_cached(key) else _build(function, example, key)
+        _refuse_a_crash(str(library))
         runner = torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)
     except Exception as error:  # compilers fail in many ways
         with contextlib.suppress(OSError):
             _entry(key).unlink(missing_ok=True)
         raise CaptureError(f"torch could not compile the step: {_first_line(error)}") from error
     return lambda *args: runner.run(list(args))
+
+
+def _refuse_a_crash(library: str) -> None:
+    """Load a library in another process first, once for each torch and machine: some builds crash where they load one.
+
+    Args:
+        library: Its file.
+
+    Raises:
+        CaptureError: If that process was ended by a signal.
+    """
+    crashes = noted("loading").get("crashes")
+    if crashes is None:
+        program = "import sys, torch; torch._C._aoti.AOTIModelContainerRunnerCpu(sys.argv[1], 1)"
+        try:
+            tried = subprocess.run([sys.executable, "-c", program, library], capture_output=True, timeout=300)
+        except (OSError, subprocess.SubprocessError):  # an interpreter that starts no other, say
+            return
+        crashes = tried.returncode < 0
+        note("loading", crashes=int(crashes))
+    if crashes:
+        raise CaptureError(f"torch {torch.__version__} crashes on this machine where it loads compiled code")
 
 
 def replayed(body: Step, carried: tuple[Tensor, ...], read: tuple[Tensor, ...]) -> Runner:

@@ -1,10 +1,13 @@
 """Functions of tensors as graphs, and graphs that are run again."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from pyrolvm import capture
-from pyrolvm.capture import CaptureError, one_step, record, relative_size, replayed
+from pyrolvm.capture import CaptureError, compiled, note, one_step, record, relative_size, replayed
 
 WEIGHTS = torch.tensor([1.0, 2.0, 3.0])
 
@@ -160,3 +163,27 @@ def test_one_step_is_compiled_without_a_limit_on_how_many():
             found = runner(*carried, *read)
             torch.manual_seed(0)
             torch.testing.assert_close(tuple(found), body(read, carried), rtol=1e-12, atol=0)
+
+
+def test_code_that_would_crash_the_process_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    library = tmp_path / "library.so"
+    library.write_text("")
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    calls = []
+
+    def crashing(command, **options):
+        if command[0] != sys.executable:
+            return run(command, **options)
+        calls.append(command)
+        return run(crash, **options)
+
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", crashing)
+    note("some step", library=str(library))
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="crashes on this machine where it loads compiled code"):
+            compiled(lambda x: (x,), (torch.ones(1),), "some step")
+        note("some step", library=str(library))
+    assert len(calls) == 1  # and remembered
+    assert calls[0][-1] == str(library)

@@ -182,7 +182,7 @@ def test_numpy_data():
     torch.testing.assert_close(one.log_evidence, two.log_evidence)
 
 
-@pytest.mark.parametrize("family", [lvm.guides.MeanField, lvm.guides.FullRank])
+@pytest.mark.parametrize("family", [pytest.param(lvm.guides.MeanField, marks=pytest.mark.slow), lvm.guides.FullRank])
 def test_eight_schools(family):
     """LAWS: log evidence -31.31135, E tau 3.5977, E mu 4.3968."""
 

@@ -37,7 +37,9 @@ def test_a_narrow_main_mode_between_the_points_of_the_search():
     right_or_refused(model, x, truth, 1e-3)
 
 
-@pytest.mark.parametrize(("num_data", "noise"), [(1, 1e-3), (1000, 0.1), (1000, 0.5)])
+@pytest.mark.parametrize(
+    ("num_data", "noise"), [(1, 1e-3), pytest.param(1000, 0.1, marks=pytest.mark.slow), (1000, 0.5)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_two_modes_of_a_square(num_data, noise, dtype):
     """x ~ N(z^2, noise): modes at 2 and -2, of weight e^0 and e^-2. Truth on a grid around each."""

@@ -107,6 +107,7 @@ def linear_model(x):
         pyro.sample("x", dist.Normal(z @ WEIGHT, 1.0).to_event(1), obs=x)
 
 
+@pytest.mark.slow
 def test_amortized_reaches_the_best_diagonal_posterior():
     """Gap of the best diagonal q: 0.5 (sum log M_ii - log det M), M = W W' + I; a linear encoder has no other gap."""
     x = torch.randn(200, 2) @ WEIGHT + torch.randn(200, 3)

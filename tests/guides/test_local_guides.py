@@ -9,6 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 import pyrolvm as lvm
 
 FAMILIES = ["diagonal", "full_rank", "flow"]
+FLOW_LATER = [pytest.param(f, marks=pytest.mark.slow) if f == "flow" else f for f in FAMILIES]  # it takes long
 WEIGHT = torch.tensor([[0.5, -1.0, 0.3], [1.0, 0.2, 0.8]], dtype=torch.float64)
 PRECISION = WEIGHT @ WEIGHT.T + torch.eye(2, dtype=torch.float64)
 DIAGONAL_GAP = 0.5 * (PRECISION.diagonal().log().sum() - torch.logdet(PRECISION))  # LAWS.md, sigma = 1
@@ -200,7 +201,7 @@ def test_a_row_has_its_own_parameters_in_any_batch():
     torch.testing.assert_close(mean, table[:, :2].detach(), atol=0.15, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FLOW_LATER)
 def test_minibatches_fit_each_datum(family):
     x = simulated(40)
     guide = lvm.guides.PerDatum(linear_model, 40, family, init_scale=0.7)
@@ -208,7 +209,7 @@ def test_minibatches_fit_each_datum(family):
     assert -4 * error < found < DIAGONAL_GAP + 0.03
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FLOW_LATER)
 def test_saved_and_loaded(family, tmp_path):
     x = simulated(20)
 

@@ -285,7 +285,12 @@ def test_mixture_by_svi_reaches_the_maximum_of_em():
 
 @pytest.mark.parametrize(
     ("covariance", "num_components", "maximum"),
-    [("tied", 2, -1140.1868), ("tied", 3, -1126.3159), ("diagonal", 2, -1147.8064), ("spherical", 2, -1709.5293)],
+    [
+        ("tied", 2, -1140.1868),
+        pytest.param("tied", 3, -1126.3159, marks=pytest.mark.slow),
+        pytest.param("diagonal", 2, -1147.8064, marks=pytest.mark.slow),
+        pytest.param("spherical", 2, -1709.5293, marks=pytest.mark.slow),
+    ],
 )
 def test_other_covariances_by_svi(covariance, num_components, maximum):
     (x,) = faithful()

@@ -138,6 +138,7 @@ def test_the_amortization_gap_of_a_constant_guide(kind):
         assert each - gap - error < values.mean() < each + error
 
 
+@pytest.mark.slow
 def test_factor_analysis_by_quadrature():
     """scikit-learn's maximum-likelihood factors: its own log-likelihood, and the closed form."""
     x = data("wine")
@@ -149,7 +150,9 @@ def test_factor_analysis_by_quadrature():
         assert abs(total.log_evidence - known) < 1e-3
 
 
-@pytest.mark.parametrize("kind", ["ELBO", "STL", "DReG", "IWELBO"])
+@pytest.mark.parametrize(
+    "kind", ["STL", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ELBO", "DReG", "IWELBO"))]
+)
 def test_fitting_reaches_the_maximum(kind):
     """A linear VAE with a diagonal encoder, fitted from a random start, reaches pPCA's maximum."""
     x = data("iris") - data("iris").mean(0)

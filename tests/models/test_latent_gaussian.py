@@ -56,7 +56,7 @@ def test_with_a_linear_mean_and_constant_variances_it_is_factor_analysis(num_lat
     torch.testing.assert_close(found.log_evidence, closed.log_density(x).detach(), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_latents", [1, 2])
+@pytest.mark.parametrize("num_latents", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("data", ["simulated", "real"])
 def test_importance_and_annealed_evidence_agree_with_quadrature(num_latents, data):
     model = drawn(num_latents)
@@ -170,6 +170,7 @@ def test_evidence_of_a_fit_to_old_faithful(num_latents, activation):
     assert found.standard_error.max() < 0.3
 
 
+@pytest.mark.slow
 def test_what_was_simulated_is_recovered():
     """The density of new rows is the simulating model's: parameters are known up to the sign of z only."""
     truth = drawn(1, activation="identity", seed=2)

@@ -129,7 +129,12 @@ class Whitening(torch.nn.Module):
         return (x - self.mean) @ self.map
 
 
-@pytest.mark.parametrize("case", MAXIMA, ids=str)
+FAST = [("iris", ProbabilisticPCA, 2), ("wine", FactorAnalysis, 1)]
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in FAST else pytest.param(case, marks=pytest.mark.slow) for case in MAXIMA], ids=str
+)
 def test_svi_reaches_the_maximum(case):
     """The posterior is a Gaussian with linear mean and constant scale, diagonal once the latents are rotated so."""
     name, kind, num_latents = case

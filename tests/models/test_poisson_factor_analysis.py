@@ -46,6 +46,7 @@ def test_draws_have_the_moments_of_a_poisson_log_normal():
     torch.testing.assert_close(x.var(0), variance, rtol=0.1, atol=0.0)
 
 
+@pytest.mark.slow
 def test_what_was_simulated_is_recovered():
     x, _ = known().sample(3000, seed=0)
     model = PoissonFactorAnalysis(1, 3).initialize(x)

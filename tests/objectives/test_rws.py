@@ -28,7 +28,7 @@ def gradients(objective, model, guide, *args, repeats=400):
     return {name: (stacked[:, i].mean(), stacked[:, i].std() / math.sqrt(repeats)) for i, name in enumerate(named)}
 
 
-@pytest.mark.parametrize("batch", [None, torch.tensor([4, 1])])
+@pytest.mark.parametrize("batch", [None, pytest.param(torch.tensor([4, 1]), marks=pytest.mark.slow)])
 def test_the_sleep_phase_against_its_closed_form(batch):
     """E over (z, x) from the model of the gradient of log q(z | x); a batch stands for the whole data set."""
     slope, shift, mu, variance = 0.4, 0.1, 0.2, 0.8**2
@@ -75,7 +75,7 @@ def test_the_models_gradient_is_the_iwelbos():
     torch.testing.assert_close(both[0]["mu"][0], both[1]["mu"][0])
 
 
-@pytest.mark.parametrize("insomnia", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("insomnia", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, 1.0])
 def test_a_discrete_guide_finds_the_posterior(insomnia):
     def model(x):
         with lvm.data_plate(x):
