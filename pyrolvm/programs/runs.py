@@ -140,8 +140,8 @@ def traced(program: Program, args: Any, kwargs: Any) -> Trace:
 
 
 def _refuse_missing(error: ValueError, args: Any) -> None:
-    reason = str(error).partition(" of distribution")[0]  # what distributions say of their parameters
-    if not reason.startswith("Expected parameter") or not any(_has_nan(value) for value in args):
+    reason, _, values = str(error).partition(" of distribution")  # what distributions say of their parameters
+    if not reason.startswith("Expected parameter") or "nan" not in values or not any(map(_has_nan, args)):
         return
     raise ValueError(
         f"missing entries of the data, NaN, make a distribution's parameters NaN: {reason}. Let the encoder begin with "

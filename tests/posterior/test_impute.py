@@ -330,6 +330,15 @@ def test_encoders_that_do_not_take_missing_entries():
     assert "lvm.nn.FillMissing()" in str(lvm.check(*pair, x))
 
 
+def test_other_bad_parameters_are_not_blamed_on_missing_entries():
+    def negative(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(2), -torch.ones(2)).to_event(1))
+
+    with pytest.raises(ValueError, match="Expected parameter scale"):
+        lvm.impute(linear_model(), negative, torch.tensor([[1.0, NAN, 0.0, 0.0]]))
+
+
 def test_refusals():
     x, model = holes(6), linear_model()
     plain = lvm.models.VAE(2, lvm.nn.MLP(2, [], 4), lvm.likelihoods.Gaussian())
