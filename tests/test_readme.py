@@ -15,7 +15,7 @@ def test_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     torch.set_default_dtype(torch.float32)
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
     evidence, x = names["evidence"], names["x"]
@@ -28,4 +28,6 @@ def test_programs_of_the_readme(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "-1130.26" in printed
     assert "full-rank" in printed
+    assert "of 2 units active" in printed
+    assert names["features"].shape == (1000, 2)
     assert x.shape == (272, 2)

@@ -17,21 +17,37 @@ if TYPE_CHECKING:
 __all__ = ["GUIDES", "MODELS", "Guide", "Model", "Training", "guide_name", "guide_of", "model_of", "settings_of"]
 
 
+_COUNTS = ("poisson", "negative_binomial")
+_LIKELIHOODS = ("bernoulli", "gaussian", "heteroscedastic_gaussian", *_COUNTS)
+
+
+def _likelihood(name: str, num_features: int) -> Any:
+    import torch
+
+    from pyrolvm import likelihoods
+
+    if name == "gaussian":
+        return likelihoods.Gaussian(learn_scale=True)
+    if name == "negative_binomial":
+        return likelihoods.NegativeBinomial(torch.ones(num_features))
+    others = {"heteroscedastic_gaussian": likelihoods.HeteroscedasticGaussian, "poisson": likelihoods.Poisson}
+    return others.get(name, likelihoods.Bernoulli)()
+
+
 def _vae(data: Any, settings: Settings) -> Any:
-    from pyrolvm.likelihoods import Bernoulli, Gaussian
     from pyrolvm.models import VAE
     from pyrolvm.nn import MLP
 
-    hidden, num_latents = settings["hidden"], settings["num_latents"]
-    decoder = MLP(num_latents, hidden[::-1], data.x.shape[1])
-    gaussian = settings["likelihood"] == "gaussian"
-    return VAE(num_latents, decoder, Gaussian(learn_scale=True) if gaussian else Bernoulli())
+    hidden, num_latents, num_features = settings["hidden"], settings["num_latents"], data.x.shape[1]
+    likelihood = _likelihood(settings["likelihood"], num_features)
+    decoder = MLP(num_latents, hidden[::-1], likelihood.num_outputs(num_features))
+    return VAE(num_latents, decoder, likelihood)
 
 
 def _threshold_of_vae(data: "Dataset", settings: Settings) -> float | None:
-    if settings["likelihood"] == "gaussian":
+    if settings["likelihood"] != "bernoulli":
         return None
-    otherwise = "or --likelihood gaussian (with --standardize where units differ)"
+    otherwise = "or --likelihood poisson for counts, gaussian for others (with --standardize where units differ)"
     return threshold_of_bits(data, "the Bernoulli likelihood of the VAE", otherwise)
 
 
@@ -39,11 +55,11 @@ def _amortized(model: Any, data: Any, settings: Settings) -> Any:
     import torch
 
     from pyrolvm.guides import Amortized
-    from pyrolvm.nn import MLP
+    from pyrolvm.nn import MLP, Map
 
     hidden = settings.get("hidden") or (128,)
-    encoder = torch.nn.Sequential(MLP(data.x.shape[1], hidden[:-1], hidden[-1]), torch.nn.ReLU())
-    return Amortized(model, encoder)
+    first = [Map(torch.log1p)] if settings.get("likelihood") in _COUNTS else []
+    return Amortized(model, torch.nn.Sequential(*first, MLP(data.x.shape[1], hidden[:-1], hidden[-1]), torch.nn.ReLU()))
 
 
 def _outside(name: str) -> Callable[[Any, Any, Settings], Any]:
@@ -182,7 +198,7 @@ def settings_of(model: Model, options: ModelOptions) -> Settings:
     if "hidden" in settings:
         settings["hidden"] = numbers(settings["hidden"], "--hidden", 1)
     if "likelihood" in settings:
-        settings["likelihood"] = choose(settings["likelihood"], ("bernoulli", "gaussian"), "likelihood")
+        settings["likelihood"] = choose(settings["likelihood"], _LIKELIHOODS, "likelihood")
     for name in ("num_components", "num_latents"):
         if settings.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {settings[name]}.")

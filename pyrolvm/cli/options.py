@@ -52,7 +52,11 @@ class ModelOptions:
         str | None, typer.Option(metavar="H1,H2,...", help="Widths of the hidden layers of encoder and decoder.")
     ] = None
     likelihood: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Of a VAE: bernoulli (for 0 and 1) or gaussian.")
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of a VAE: bernoulli (for 0 and 1), gaussian, heteroscedastic_gaussian, poisson, negative_binomial.",
+        ),
     ] = None
 
 

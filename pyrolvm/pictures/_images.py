@@ -20,6 +20,7 @@ MOST_IMAGES = 400
 _MISSING = to_rgb("#e69f00")  # Okabe and Ito's orange
 _FRAME = "#8b939c"
 _INCHES = 0.62  # of an image with its margin
+_TEXT = 0.085  # inches of a letter
 
 Images = Float[np.ndarray, "num_images height width 4"]
 
@@ -110,11 +111,14 @@ def figure_of(
         if image.any():
             frames.append(Rectangle((left - 0.5, top - 0.5), width, height))
     stretch = height / width
-    size = (0.3 + _INCHES * num_columns + 0.7 * bool(rows), 0.4 * bool(title) + 0.5 * bool(columns))
+    text = 0.3 + _TEXT * max(len(title), len(xlabel))
+    wide = max(0.3 + _INCHES * num_columns, text) + 0.7 * bool(rows)
+    size = (wide, 0.4 * bool(title) + 0.5 * bool(columns))
     with styled():
         figure = Picture(figsize=(size[0], size[1] + 0.2 + _INCHES * stretch * num_rows), layout="constrained")
         axes = figure.subplots()
         axes.imshow(canvas, interpolation="nearest")
+        axes.set_anchor("W")
         axes.add_collection(PatchCollection(frames, facecolor="none", edgecolor=_FRAME, linewidth=0.7, clip_on=False))
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -122,5 +126,5 @@ def figure_of(
         axes.set_xticks([(width - 1) / 2 + (width + gap) * i for i in range(len(columns))], labels=list(columns))
         if title:
             axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel(xlabel, loc="left" if wide > 1 + _INCHES * num_columns else "center")
         return figure

@@ -70,7 +70,7 @@ def reconstructions(
     if len(data) > MOST_IMAGES:
         raise ValueError(f"'x' must have at most {MOST_IMAGES} rows to be shown; got {len(data)}. Pass some, x[:10].")
     with seeded(seed), evaluating(model, guide):
-        name, z = last_latent(model, guide, (data,), 1 if draw else num_particles)
+        name, z, _ = last_latent(model, guide, (data,), 1 if draw else num_particles)
         again = drawn(model, name, z[0]) if draw else _mean(model, z)
     above, below = images_of([data, again], image_shape)
     columns = min(len(data), _IN_A_ROW)

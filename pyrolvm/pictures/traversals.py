@@ -38,7 +38,8 @@ def traversals(
     """What each unit of the latent does: means of x as one unit moves, the others kept at a datum's posterior mean.
 
     A unit moves about its mean over the data, by its standard deviation there (that of the aggregate posterior), so
-    that it stays where the decoder was trained, whatever the prior. A row of one image is a unit that has collapsed.
+    that it stays where the decoder was trained, whatever the prior. A unit of whole numbers, such as a bit, takes one
+    value after the other. A row of one image is a unit that has collapsed.
 
     Args:
         model: One of `lvm.models` whose rows are images, with the method `decode`.
@@ -47,8 +48,8 @@ def traversals(
         row: Number of the datum whose posterior mean the other units keep.
         units: Which units to show; None for the ten at most whose posterior means vary most over the data, the most
             active first.
-        num_steps: Images for each unit, at least 2.
-        span: How far a unit moves either way, in its standard deviations.
+        num_steps: Images for each unit, at least 2; without effect on units of whole numbers.
+        span: How far a unit moves either way, in its standard deviations; without effect on units of whole numbers.
         draw: Whether to show draws, x ~ p(x | z), in place of the means.
         image_shape: (height, width), or (colors, height, width) with 1 or 3 colors; None for square ones.
         seed: Seed of the draws; None draws from the caller's generators.
@@ -57,7 +58,8 @@ def traversals(
         A matplotlib figure. Black is 0 and white 1, or the smallest and the largest value where some lie outside.
 
     Raises:
-        TypeError: If the model has not the method, a count or a unit is no integer, or the shape no sequence of them.
+        TypeError: If the model has not the method, a count, the row or a unit is no integer, the span no number, or the
+            shape no sequence of integers.
         ValueError: If the pair has problems or is not fitted, the model refuses the data, a number is out of range,
             there are no means in closed form, or rows do not have the shape.
 
@@ -76,32 +78,50 @@ def traversals(
     """
     check_model(model, *(() if draw else ("decode",)))
     check_count("num_steps", num_steps)
+    if isinstance(row, bool) or not isinstance(row, int):
+        raise TypeError(f"'row' must be an integer; got {row!r}.")
+    if isinstance(span, bool) or not isinstance(span, int | float):
+        raise TypeError(f"'span' must be a number; got {span!r}.")
     if num_steps < 2 or not 0 < span < np.inf:
         raise ValueError(f"'num_steps' must be at least 2 and 'span' positive; got {num_steps} and {span}.")
     (data,) = as_arguments((x,), model, guide)
     with seeded(seed):
         every = torch.as_tensor(features(model, guide, data)).to(data.device)
         with evaluating(model, guide):
-            name, z = last_latent(model, guide, (data,), _PARTICLES)
-        means, flat = every[:, -z.shape[-1] :], z.flatten(0, 1)
+            name, z, whole = last_latent(model, guide, (data,), _PARTICLES)
+        means = every[:, -z.shape[-1] :]
         chosen = _chosen(units, means)
+        steps, values = _steps(z.flatten(0, 1), whole, num_steps, span)
         if not -len(data) <= row < len(data):
             raise ValueError(f"'row' must be the number of a row of 'x', which has {len(data)}; got {row}.")
-        if len(chosen) * num_steps > MOST_IMAGES:
-            raise ValueError(f"at most {MOST_IMAGES} images can be shown; got {len(chosen)} units x {num_steps} steps.")
-        steps = torch.linspace(-span, span, num_steps, dtype=z.dtype, device=z.device)
-        path = means[row].repeat(len(chosen), num_steps, 1)
+        if len(chosen) * len(steps) > MOST_IMAGES:
+            raise ValueError(
+                f"at most {MOST_IMAGES} images can be shown; got {len(chosen)} units x {len(steps)} steps."
+            )
+        path = (means[row].round() if whole else means[row]).repeat(len(chosen), len(steps), 1)
         for i, unit in enumerate(chosen):
-            path[i, :, unit] = flat[:, unit].mean() + steps * flat[:, unit].std(correction=0)
+            path[i, :, unit] = values[:, unit]
         with evaluating(model):
             shown = drawn(model, name, path.flatten(0, 1)) if draw else decoded(model, path.flatten(0, 1))
     return figure_of(
         images_of([shown], image_shape)[0],
-        num_steps,
+        len(steps),
         rows=[f"{name}[{unit}]" for unit in chosen],
-        columns=[f"{step:+.1f}" if step else "0" for step in steps.tolist()],
-        xlabel="standard deviations from the mean",
+        columns=[f"{step:.0f}" if whole else f"{step:+.1f}" if step else "0" for step in steps.tolist()],
+        xlabel="value of the unit" if whole else "standard deviations from the mean",
     )
+
+
+def _steps(
+    z: Float[Tensor, "draws num_latents"], whole: bool, num_steps: int, span: float
+) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps num_latents"]]:
+    """The steps of a path, and each unit's value at each: so many deviations from its mean, or whole numbers."""
+    if whole:  # 0 and 1 at least, and all that lie among the draws
+        low, high = min(0, int(z.min())), max(1, int(z.max()))
+        steps = torch.arange(low, high + 1, dtype=z.dtype, device=z.device)
+        return steps, steps.unsqueeze(-1).expand(-1, z.shape[-1])
+    steps = torch.linspace(-span, span, num_steps, dtype=z.dtype, device=z.device)
+    return steps, z.mean(0) + steps.unsqueeze(-1) * z.std(0, correction=0)
 
 
 def _chosen(units: Sequence[int] | None, means: Float[Tensor, "rows num_latents"]) -> list[int]:

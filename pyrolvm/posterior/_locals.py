@@ -168,7 +168,7 @@ class Part:
 
 def last_latent(
     model: Program, guide: Program | None, args: tuple[Any, ...], num_particles: int
-) -> tuple[str, Float[Tensor, "draws rows numbers"]]:
+) -> tuple[str, Float[Tensor, "draws rows numbers"], bool]:
     """Draws of the latent that the model draws last, which is what its decoder takes; while programs are evaluated.
 
     Args:
@@ -178,7 +178,7 @@ def last_latent(
         num_particles: K.
 
     Returns:
-        The latent's name, and K draws of it for each datum.
+        The latent's name, K draws of it for each datum, and whether its values are whole numbers.
 
     Raises:
         ValueError: If the pair has problems, the guide draws no latent inside the data plate, or data depend on latents
@@ -191,4 +191,4 @@ def last_latent(
         draws = part.draw(size)
         part.refuse_enumerated_data(draws)
         values.append(part.by_row(name, draws.latents[name].value))
-    return name, torch.cat(values)
+    return name, torch.cat(values), bool(draws.latents[name].distribution.support.is_discrete)

@@ -56,7 +56,7 @@ def impute(
         The imputed data, with intervals, draws, and how far the weights can be trusted.
 
     Raises:
-        TypeError: If the model's likelihood is not `Masked`, or a count no integer.
+        TypeError: If the model's likelihood is not `Masked`, x no tensor or array, or a count no integer.
         ValueError: If the pair has problems or is not fitted, the model refuses the data, the guide draws latents
             outside the data plate, a number is out of range, a log weight is NaN or positive infinity, or all weights
             of a row are zero.
@@ -88,7 +88,10 @@ def impute(
         raise ValueError(f"'level' must be a probability between 0 and 1; got {level!r}.")
     decoded = _decoder(model)
     (data,) = as_arguments((x,), model, guide)
+    if not isinstance(data, Tensor):
+        raise TypeError(f"'x' must be a tensor or an array, shape (N, D); got {type(data).__name__}.")
     check_values(model, (data,))
+    data = data if data.is_floating_point() else data.to(torch.get_default_dtype())
     size = max(1, _AT_ONCE // (num_particles * data.shape[-1])) if batch_size is None else batch_size
     pair, found = Pair(model, guide, data_plate), []
     with seeded(seed), evaluating(model, guide):
@@ -98,7 +101,7 @@ def impute(
                 found.append(_complete(part, num_samples))
                 continue
             with handler:
-                z, weights, khat = _weighed(_read(pair, chunk), num_particles, 0 if rows is None else int(rows[0]))
+                z, weights, khat = _weighed(pair.read(chunk), num_particles, 0 if rows is None else int(rows[0]))
             found.append(_filled(part, z, weights, khat, decoded, num_samples, level))
     mean, lower, upper, ess, tails, samples = (
         torch.cat(parts, 1 if parts[0].dim() == 3 else 0).cpu().numpy() for parts in zip(*found, strict=True)
@@ -123,20 +126,6 @@ def _decoder(model: Program) -> Callable[[Tensor], tuple[dist.TorchDistribution,
         return likelihood.distribution(parameters), likelihood.mean(parameters)
 
     return decoded
-
-
-def _read(pair: Pair, chunk: tuple[Any, ...]) -> Part:
-    """Rows with missing entries, which not every guide takes."""
-    try:
-        return pair.read(chunk)
-    except ValueError as error:
-        if "Expected parameter" not in str(error):  # what distributions say of parameters that are NaN
-            raise
-        reason = str(error).splitlines()[0].partition(" of distribution")[0]
-        raise ValueError(
-            f"the guide does not take rows with missing entries, NaN: {reason}, is NaN. Let its encoder begin with "
-            "lvm.nn.FillMissing(), and fit it so."
-        ) from error
 
 
 def _weighed(

@@ -126,10 +126,31 @@ def traced(program: Program, args: Any, kwargs: Any) -> Trace:
         program: A Pyro program.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
+
+    Raises:
+        ValueError: If the arguments hold NaN, for entries that are missing, and a distribution's parameters become NaN.
     """
     with poutine.trace() as messenger:
-        program(*args, **kwargs)
+        try:
+            program(*args, **kwargs)
+        except ValueError as error:
+            _refuse_missing(error, args)
+            raise
     return messenger.trace.copy()
+
+
+def _refuse_missing(error: ValueError, args: Any) -> None:
+    reason, _, values = str(error).partition(" of distribution")  # what distributions say of their parameters
+    if not reason.startswith("Expected parameter") or "nan" not in values or not any(map(_has_nan, args)):
+        return
+    raise ValueError(
+        f"missing entries of the data, NaN, make a distribution's parameters NaN: {reason}. Let the encoder begin with "
+        "lvm.nn.FillMissing(), and fit it so."
+    ) from error
+
+
+def _has_nan(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and bool(value.isnan().any())
 
 
 def _is_sample(msg: Any) -> bool:

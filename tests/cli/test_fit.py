@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import pyrolvm as lvm
 
@@ -106,6 +107,32 @@ def test_a_gaussian_vae(succeeds: Callable[..., Any]) -> None:
     outcome = succeeds("fit", "vae", "iris", *options, "--batch-size", 0, "--evidence-particles", 30)
     assert outcome.row("model") == "vae on iris (150 x 4), num_latents 1, hidden 8,4, likelihood gaussian"
     assert "3 steps" in outcome.row("fit")
+
+
+@pytest.mark.parametrize(
+    ("name", "likelihood", "width"),
+    [
+        ("poisson", lvm.likelihoods.Poisson, 64),
+        ("negative-binomial", lambda: lvm.likelihoods.NegativeBinomial(torch.ones(64)), 64),
+        ("heteroscedastic_gaussian", lvm.likelihoods.HeteroscedasticGaussian, 128),
+    ],
+)
+def test_vaes_of_counts_and_of_other_numbers(
+    tmp_path: Path, succeeds: Callable[..., Any], name: str, likelihood: Callable[[], Any], width: int
+) -> None:
+    options = ("--likelihood", name, "--num-latents", 2, "--hidden", 8, "--num-epochs", 2, "--evidence-particles", 30)
+    outcome = succeeds("fit", "vae", "digits", *options, "--output", "fit.safetensors")
+    assert outcome.row("model").endswith(f"likelihood {name.replace('-', '_')}")
+    assert outcome.err == ""  # nothing is binarized
+    assert outcome.number("ELBO") < outcome.number("log p(x)")
+    model = lvm.models.VAE(2, lvm.nn.MLP(2, [8], width), likelihood())
+    first = [] if width == 128 else [lvm.nn.Map(torch.log1p)]  # encoders of counts see their logarithms
+    encoder = torch.nn.Sequential(*first, lvm.nn.MLP(64, [], 8), torch.nn.ReLU())
+    guide = lvm.guides.Amortized(model, encoder)
+    x = torch.tensor(lvm.datasets.digits().x)
+    result = lvm.load(tmp_path / "fit.safetensors", *lvm.bind(model, guide, x[:2]))
+    bound = lvm.objectives.ELBO(30).bound(result.model, result.guide, x, seed=0).sum().item()
+    assert bound == pytest.approx(outcome.number("ELBO"), rel=0.01)
 
 
 def test_zeros_and_ones_are_taken_as_they_are(tmp_path: Path, succeeds: Callable[..., Any]) -> None:

@@ -83,7 +83,9 @@ def files(tmp_path: Path) -> Path:
         (("vae", "wine"), "needs zeros and ones; 'wine' has values from .* Pass --binarize"),
         (("vae", "digits", "--binarize", 20), "--binarize must lie within the values, 0 to 16; got 20"),
         (("vae", "digits", "--binarize", 8, "--standardize"), "exclude each other"),
-        (("vae", "digits", "--likelihood", "poisson"), "unknown likelihood 'poisson'"),
+        (("vae", "digits", "--likelihood", "cauchy"), "unknown likelihood 'cauchy'"),
+        (("vae", "iris"), "Pass --binarize THRESHOLD, or --likelihood poisson for counts, gaussian for others"),
+        (("vae", "iris", "--likelihood", "poisson"), "DATA must hold counts, .*Use --likelihood gaussian for other"),
         (("vae", "digits", "--hidden", "many"), "--hidden takes whole numbers"),
         (
             ("vae", "digits", "--binarize", 8, "--batch-size", 5000),

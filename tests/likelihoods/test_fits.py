@@ -112,6 +112,13 @@ def test_images_by_convolutions(interpreted):
         (
             lambda: ConvDecoder(2, [4], (4, 4)),
             Bernoulli,
+            lambda: ConvEncoder((4, 4), [4], 8),
+            torch.zeros(3, 4, 4),
+            r"'x' must have shape \(N, D\); got \(3, 4, 4\)\. Use x\.reshape\(len\(x\), -1\)\.",
+        ),
+        (
+            lambda: ConvDecoder(2, [4], (4, 4)),
+            Bernoulli,
             lambda: ConvEncoder((5, 5), [4], 8),
             torch.zeros(3, 16),
             r"the input of the ConvEncoder must have shape \(\.\.\., 25\), images of \(5, 5\); got \(3, 16\)",
@@ -152,7 +159,16 @@ def test_images_by_convolutions(interpreted):
             r"must hold only 0 and 1 for likelihoods\.Bernoulli; got values from 7 to 7",
         ),
     ],
-    ids=["image size", "encoder's image size", "two outputs", "K outputs", "bits in order", "counts", "bits"],
+    ids=[
+        "image size",
+        "images that are not rows",
+        "encoder's image size",
+        "two outputs",
+        "K outputs",
+        "bits in order",
+        "counts",
+        "bits",
+    ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(decoder, likelihood, encoder, x, match):
     model = lvm.models.VAE(2, decoder(), likelihood())

@@ -220,6 +220,36 @@ def test_an_autoregressive_likelihood_is_drawn():
     assert len(tiles(pictures.traversals(model, amortized, x, draw=True, num_steps=4, seed=0), 2, 2, 4)) == 8
 
 
+def test_bits_are_traversed_from_0_to_1():
+    """Others at the value that is more probable; images of values between would be of no datum."""
+    model = lvm.models.VAE(2, torch.nn.Linear(2, 4), lvm.likelihoods.Gaussian(0.1), lvm.priors.Bernoulli(2))
+
+    def bits(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Bernoulli(torch.tensor([0.7, 0.2]).expand(len(x), 2)).to_event(1))
+
+    figure = lvm.pictures.traversals(model, bits, data(50), units=[0, 1], seed=0)
+    assert labels(figure.axes[0].get_xticklabels()) == ["0", "1"]
+    means = model.decode(torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])).detach().numpy()
+    low, high = (0, 1) if means.min() >= 0 and means.max() <= 1 else (means.min(), means.max())
+    np.testing.assert_allclose(grey(tiles(figure, 2, 2, 2), low, high), means, atol=1e-9)
+
+
+def test_text_is_not_cut_where_images_are_few():
+    model = linear_model()
+    for figure in (
+        lvm.pictures.samples(model, 1, seed=0),
+        lvm.pictures.samples(model, 3, seed=0),
+        lvm.pictures.traversals(model, guide, data(5), units=[0], num_steps=2, seed=0),
+    ):
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        for text in (axes._left_title, axes.xaxis.label, *axes.get_yticklabels()):
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize(("shape", "height", "width"), [((2, 3), 2, 3), ((1, 3, 2), 3, 2), ([6, 1], 6, 1)])
 def test_images_that_are_not_square(shape, height, width):
     model = linear_model(num_features=6)
@@ -298,6 +328,12 @@ def test_refused_traversals():
             show(**options)
     with pytest.raises(ValueError, match="'row' must be the number of a row of 'x', which has 5; got 5"):
         show(row=5)
+    for row in (1.0, True, "1"):
+        with pytest.raises(TypeError, match="'row' must be an integer; got"):
+            show(row=row)
+    for span in ("2", None, True):
+        with pytest.raises(TypeError, match="'span' must be a number; got"):
+            show(span=span)
     with pytest.raises(ValueError, match=r"'units' must be one or more of 0\.\.1, the units of the latent; got \[2\]"):
         show(units=[2])
     with pytest.raises(ValueError, match=r"'units' must be one or more of 0\.\.1, the units of the latent; got \[\]"):

@@ -296,6 +296,49 @@ def test_doubts():
     assert lvm.impute(linear_model(), exact_guide, x, num_particles=50, seed=0).warnings == ()
 
 
+def test_whole_numbers_without_holes_are_as_they_were():
+    x = torch.tensor([[1, -2, 0, 3]])
+    found = lvm.impute(linear_model(), lambda x: None, x, seed=0)
+    np.testing.assert_array_equal(found.mean, x)
+    np.testing.assert_array_equal(found.samples, x.expand(10, 1, 4))
+    assert np.isnan(found.ess).all()
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"'x' must be a tensor or an array, shape \(N, D\); got list"):
+        lvm.impute(linear_model(), lambda x: None, [[1.0, NAN, 0.0, 0.0]])
+
+
+def test_encoders_that_do_not_take_missing_entries():
+    """One line with the remedy, wherever a program is first run; torch's own has a line for each row."""
+    model, x = linear_model(), torch.tensor([[1.0, NAN, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    pair = model, lvm.guides.Amortized(model, lvm.nn.MLP(4, [], 8))
+    lvm.bind(*pair, x[1:])
+    for call in (
+        lambda: lvm.fit(*pair, x, num_steps=2, progress=False),
+        lambda: lvm.fit(*pair, x.repeat(50, 1), num_steps=2, batch_size=1, seed=0, progress=False, compile=False),
+        lambda: lvm.evidence.importance(*pair, x),
+        lambda: lvm.objectives.ELBO().bound(*pair, x),
+        lambda: lvm.features(*pair, x),
+        lambda: lvm.diagnostics.collapse(*pair, x),
+        lambda: lvm.impute(*pair, x),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^missing entries of the data, NaN, .* with lvm\.nn\.FillMissing\(\), and fit it so\.$"
+        ):
+            call()
+    assert "lvm.nn.FillMissing()" in str(lvm.check(*pair, x))
+
+
+def test_other_bad_parameters_are_not_blamed_on_missing_entries():
+    def negative(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", dist.Normal(torch.zeros(2), -torch.ones(2)).to_event(1))
+
+    with pytest.raises(ValueError, match="Expected parameter scale"):
+        lvm.impute(linear_model(), negative, torch.tensor([[1.0, NAN, 0.0, 0.0]]))
+
+
 def test_refusals():
     x, model = holes(6), linear_model()
     plain = lvm.models.VAE(2, lvm.nn.MLP(2, [], 4), lvm.likelihoods.Gaussian())
@@ -332,7 +375,7 @@ def test_guides_that_do_not_serve():
         lvm.impute(model, impossible, x[3:])
     amortized = lvm.guides.Amortized(model, torch.nn.Linear(4, 8))
     lvm.bind(model, amortized, torch.tensor(x[3:4]))
-    with pytest.raises(ValueError, match=r"the guide does not take rows with missing entries, .* lvm\.nn\.FillMissing"):
+    with pytest.raises(ValueError, match=r"missing entries of the data, NaN, make .* lvm\.nn\.FillMissing"):
         lvm.impute(model, amortized, x)
 
 

@@ -84,6 +84,8 @@ class Decoded(PyroModule):
         shape = tuple(as_tensor(x).shape)
         if not shape:
             raise ValueError("'x' must have shape (N, D); got ().")
+        if len(shape) > 2:
+            raise ValueError(f"'x' must have shape (N, D); got {shape}. Use x.reshape(len(x), -1).")
         width = self.likelihood.num_outputs(shape[-1])
         if width != self.num_outputs:
             raise ValueError(
