@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
 __all__ = ["check_encoder", "encode"]
@@ -35,21 +36,37 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
 
     Raises:
         TypeError: If there is no data, or the encoder gives no tensor.
-        ValueError: If the encoder does not take the data, or its output has not the shape (B, H).
+        ValueError: If the encoder does not take the data, or its output has not the shape (B, H), or, while Pyro's
+            checks are on, is NaN where an entry of the data is missing.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{guide} needs the data as its first argument, a tensor; got {type(x).__name__}.")
     try:
         features = encoder(x)
     except RuntimeError as error:
-        if x.is_floating_point():
+        remedy = _other_dtype(encoder, x)
+        if remedy is None:
             raise
         raise ValueError(
-            f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass the data as floats, or "
-            "an encoder that turns them into floats first."
+            f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass {remedy}, or an encoder "
+            "that turns them into its own dtype first."
         ) from error
     if not isinstance(features, Tensor):
         raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
     if features.dim() != 2 or len(features) != len(x):
         raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
+    if is_validation_enabled() and x.is_floating_point() and bool(x.isnan().any() & features.isnan().any()):
+        raise ValueError(
+            f"'encoder' gives NaN where data have missing entries, and {guide} needs numbers. Begin it with "
+            "lvm.nn.FillMissing(), which gives 2 D numbers: Sequential(FillMissing(), MLP(2 * D, ...))."
+        )
     return features
+
+
+def _other_dtype(encoder: Any, x: Tensor) -> str | None:
+    """What to pass in place of data of this dtype, where that may be why an encoder fails."""
+    if not x.is_floating_point():
+        return "the data as floats"
+    module = encoder if isinstance(encoder, torch.nn.Module) else torch.nn.Identity()
+    own = next((parameter.dtype for parameter in module.parameters()), x.dtype)
+    return None if own == x.dtype else f"x.to({own})"
