@@ -44,12 +44,11 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
     try:
         features = encoder(x)
     except RuntimeError as error:
-        remedy = _other_dtype(encoder, x)
-        if remedy is None:
+        if type(error) is not RuntimeError:  # memory has run out, say
             raise
         raise ValueError(
-            f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass {remedy}, or an encoder "
-            "that turns them into its own dtype first."
+            f"'encoder' does not take data of shape {tuple(x.shape)}, {x.dtype}: {str(error).splitlines()[0]}. "
+            f"{_other_data(encoder, x)}"
         ) from error
     if not isinstance(features, Tensor):
         raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
@@ -63,10 +62,10 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
     return features
 
 
-def _other_dtype(encoder: Any, x: Tensor) -> str | None:
-    """What to pass in place of data of this dtype, where that may be why an encoder fails."""
+def _other_data(encoder: Any, x: Tensor) -> str:
+    """What to do where an encoder does not take data."""
     if not x.is_floating_point():
-        return "the data as floats"
+        return "Pass the data as floats, or an encoder that turns them into floats first."
     module = encoder if isinstance(encoder, torch.nn.Module) else torch.nn.Identity()
     own = next((parameter.dtype for parameter in module.parameters()), x.dtype)
-    return None if own == x.dtype else f"x.to({own})"
+    return "Build one for such data." if own == x.dtype else f"Pass x.to({own}), or encoder.to({x.dtype})."
