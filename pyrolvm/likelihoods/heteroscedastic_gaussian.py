@@ -38,6 +38,7 @@ class HeteroscedasticGaussian(IndependentFeatures):
     """
 
     outputs_per_feature = 2
+    smallest_scale: float
 
     def __init__(self, smallest_scale: float = 1e-3) -> None:
         super().__init__("heteroscedastic_gaussian")
