@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Snapshot", "explain", "refuse_bad_step"]
 
 _REMEDY = "Try a smaller learning_rate, or check the priors and the data's scale."
+_CHECKS = ("Expected ", "Error while computing")  # how the messages of distributions and of traces begin
 
 
 class Snapshot:
@@ -89,8 +90,8 @@ def explain(loop: "Loop", batch: "Batch", error: ValueError) -> None:
     Raises:
         ValueError: If a site is not finite; any other error is left to the caller.
     """
-    site = _bad_site(loop, batch)
-    if site is not None and site != str(error).strip().splitlines()[0]:
+    site = _bad_site(loop, batch) if str(error).startswith(_CHECKS) else None
+    if site is not None:
         raise ValueError(f"at step {loop._step} {site}. {_REMEDY}") from error
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
 __all__ = ["check_encoder", "encode"]
@@ -35,21 +36,36 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
 
     Raises:
         TypeError: If there is no data, or the encoder gives no tensor.
-        ValueError: If the encoder does not take the data, or its output has not the shape (B, H).
+        ValueError: If the encoder does not take the data, or its output has not the shape (B, H), or, while Pyro's
+            checks are on, is NaN where an entry of the data is missing.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{guide} needs the data as its first argument, a tensor; got {type(x).__name__}.")
     try:
         features = encoder(x)
     except RuntimeError as error:
-        if x.is_floating_point():
+        if type(error) is not RuntimeError:  # memory has run out, say
             raise
         raise ValueError(
-            f"'encoder' does not take data of {x.dtype}: {str(error).splitlines()[0]}. Pass the data as floats, or "
-            "an encoder that turns them into floats first."
+            f"'encoder' does not take data of shape {tuple(x.shape)}, {x.dtype}: {str(error).splitlines()[0]}. "
+            f"{_other_data(encoder, x)}"
         ) from error
     if not isinstance(features, Tensor):
         raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
     if features.dim() != 2 or len(features) != len(x):
         raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
+    if is_validation_enabled() and x.is_floating_point() and bool(x.isnan().any() & features.isnan().any()):
+        raise ValueError(
+            f"'encoder' gives NaN where data have missing entries, and {guide} needs numbers. Begin it with "
+            "lvm.nn.FillMissing(), which gives 2 D numbers: Sequential(FillMissing(), MLP(2 * D, ...))."
+        )
     return features
+
+
+def _other_data(encoder: Any, x: Tensor) -> str:
+    """What to do where an encoder does not take data."""
+    if not x.is_floating_point():
+        return "Pass the data as floats, or an encoder that turns them into floats first."
+    module = encoder if isinstance(encoder, torch.nn.Module) else torch.nn.Identity()
+    own = next((parameter.dtype for parameter in module.parameters()), x.dtype)
+    return "Build one for such data." if own == x.dtype else f"Pass x.to({own}), or encoder.to({x.dtype})."

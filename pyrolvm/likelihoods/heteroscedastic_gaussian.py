@@ -1,6 +1,7 @@
 """Independent Gaussian noise, of a scale that the decoder gives."""
 
 import math
+import numbers
 
 import pyro.distributions as dist
 from jaxtyping import Float
@@ -37,10 +38,11 @@ class HeteroscedasticGaussian(IndependentFeatures):
     """
 
     outputs_per_feature = 2
+    smallest_scale: float
 
     def __init__(self, smallest_scale: float = 1e-3) -> None:
         super().__init__("heteroscedastic_gaussian")
-        if not isinstance(smallest_scale, int | float) or not 0 < smallest_scale < math.inf:
+        if not isinstance(smallest_scale, numbers.Real) or not 0 < float(smallest_scale) < math.inf:
             raise ValueError(f"'smallest_scale' must be a positive number; got {smallest_scale!r}.")
         self.smallest_scale = float(smallest_scale)
 

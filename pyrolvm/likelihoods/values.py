@@ -67,9 +67,14 @@ def as_positive(value: float | Float[Tensor, "num_features"], name: str) -> Floa
     Raises:
         ValueError: If an entry is not positive and finite, or there is more than one dimension.
     """
-    tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    try:
+        tensor = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+    except (TypeError, ValueError, RuntimeError):  # a word, None, rows of different lengths
+        tensor = torch.zeros(())
     if tensor.dim() > 1 or not bool(((tensor > 0) & tensor.isfinite()).all()):
-        raise ValueError(f"'{name}' must be a positive number, or a vector of them, one for each feature; got {value}.")
+        raise ValueError(
+            f"'{name}' must be a positive number, or a vector of them, one for each feature; got {value!r}."
+        )
     return tensor
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded, output_width
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
-from pyrolvm.programs import data_plate, evaluating
+from pyrolvm.programs import data_plate, evaluating, released
 from pyrolvm.seeding import seeded
 
 __all__ = ["HierarchicalVAE"]
@@ -71,7 +71,7 @@ class HierarchicalVAE(Decoded):
         self.num_latents = sizes
         for i, network in enumerate(networks):
             _check_layer(network, f"layers[{i}]", sizes[i + 1], sizes[i], self._like)
-            setattr(self, f"layer{i}", network)
+            setattr(self, f"layer{i}", released(network))
         self.register_buffer("prior_loc", self._like.new_zeros(sizes[-1]), persistent=False)
         self.register_buffer("prior_scale", self._like.new_ones(sizes[-1]), persistent=False)
 

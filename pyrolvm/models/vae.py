@@ -12,7 +12,7 @@ from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
 from pyrolvm.priors import Prior, StandardNormal
-from pyrolvm.programs import data_plate, evaluating, hidden
+from pyrolvm.programs import data_plate, evaluating, hidden, released
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
@@ -28,7 +28,7 @@ class VAE(Decoded):
         num_latents: Dimension L of z.
         decoder: Maps (..., L) to (..., num_outputs), the parameters of the likelihood: a torch module (`lvm.nn.MLP`)
             or a function.
-        likelihood: An object of `lvm.likelihoods`, by default `Bernoulli()`.
+        likelihood: An object of `lvm.likelihoods`, by default `Bernoulli()`. It follows the decoder's dtype and device.
         prior: An object of `lvm.priors`, by default `StandardNormal(num_latents)`. It follows the decoder's dtype and
             device.
 
@@ -58,7 +58,7 @@ class VAE(Decoded):
         _check_prior(prior, size)
         super().__init__("vae", size, decoder, likelihood, prior)
         self.num_latents = size
-        self.prior = prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior
+        self.prior = released(prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior)
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
         """The Pyro program, with sites "z" and "x", and those of the prior, in the data plate.

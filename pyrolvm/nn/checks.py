@@ -1,5 +1,6 @@
 """Checks of what networks are given; each refusal is one line with a remedy."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def check_width(width: Any, name: str) -> None:
         TypeError: If it is not an integer.
         ValueError: If it is below 1.
     """
-    if isinstance(width, bool) or not isinstance(width, int):
+    if isinstance(width, bool) or not isinstance(width, numbers.Integral):
         raise TypeError(f"'{name}' must be an integer width; got {width!r}.")
     if width < 1:
         raise ValueError(f"'{name}' must be at least 1; got {width}.")

@@ -45,7 +45,7 @@ class VampPrior(PyroModule):
         pseudo_inputs: u, shape (K, ...); a parameter.
 
     Raises:
-        TypeError: If L is not an integer.
+        TypeError: If L is not an integer, or the pseudo-inputs are no numbers.
         ValueError: If L is below 1, the pseudo-inputs are no batch of finite numbers, or the bounds are not in order.
 
     References:
@@ -71,7 +71,13 @@ class VampPrior(PyroModule):
         super().__init__("vamp_prior")
         check_count("num_latents", num_latents)
         self.num_latents = num_latents
-        start = torch.as_tensor(pseudo_inputs, dtype=torch.get_default_dtype()).detach().clone()
+        try:
+            start = torch.as_tensor(pseudo_inputs, dtype=torch.get_default_dtype()).detach().clone()
+        except (TypeError, ValueError, RuntimeError):
+            what = type(pseudo_inputs).__name__
+            raise TypeError(
+                f"'pseudo_inputs' must be a batch of data, shape (K, D), e.g. x[:50]; got {what}."
+            ) from None
         if start.dim() < 2 or not len(start) or not bool(start.isfinite().all()):
             raise ValueError(
                 "'pseudo_inputs' must be a batch of finite data, shape (K, D); got shape "

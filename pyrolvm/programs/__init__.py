@@ -34,7 +34,7 @@ from pyrolvm.programs.binding import (
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
 from pyrolvm.programs.joining import Joining
-from pyrolvm.programs.modules import buffers_of, evaluation_mode, module_of, modules_in_reach
+from pyrolvm.programs.modules import buffers_of, evaluation_mode, module_of, modules_in_reach, released
 from pyrolvm.programs.plates import (
     Minibatch,
     SharedRows,
@@ -119,6 +119,7 @@ __all__ = [
     "prior_guide",
     "refuse_collisions",
     "registered_parameters",
+    "released",
     "replay",
     "rows_in_play",
     "run_apart",

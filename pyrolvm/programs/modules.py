@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import Module
 
-__all__ = ["buffers_of", "evaluation_mode", "module_of", "modules_in_reach"]
+__all__ = ["buffers_of", "evaluation_mode", "module_of", "modules_in_reach", "released"]
 
 
 def module_of(program: Any, *, methods: bool = True) -> Module | None:
@@ -65,6 +66,21 @@ def buffers_of(*programs: Any) -> list[Tensor]:
     """
     found = (buffer for program in programs for module in modules_in_reach(program) for buffer in module.buffers())
     return list(dict.fromkeys(found))
+
+
+def released(part: Any) -> Any:
+    """A part that a model may take as its own, also where it has run as part of another one.
+
+    Pyro names the parameters of a part after the model that took it last, and fails where a part of the part has run
+    before. What the models share they share as torch modules do: what trains one trains the other.
+
+    Args:
+        part: A torch module, a function, or any other object.
+    """
+    for module in part.modules() if isinstance(part, Module) else ():
+        if isinstance(module, PyroModule):
+            module._pyro_context = type(module._pyro_context)()
+    return part
 
 
 def _unwrapped(program: Any, given: list[Any] | None = None) -> Any:

@@ -355,8 +355,12 @@ def test_refusals():
         lvm.guides.BottomUp(chain, torch.nn.Flatten(0))(x)
     with pytest.raises(TypeError, match="'encoder' must give a tensor of features, .*; got tuple"):
         lvm.guides.BottomUp(chain, lambda x: (x, x))(x)
-    with pytest.raises(ValueError, match=r"'encoder' does not take data of torch.int64: .* Pass the data as floats"):
+    with pytest.raises(ValueError, match=r"does not take data of .*, torch.int64: .* Pass the data as floats"):
         lvm.guides.BottomUp(chain, torch.nn.Linear(4, 6))(x.long())
+    with pytest.raises(ValueError, match=r"data of .*, torch.float64: .* Pass x.to\(torch.float32\), or encoder"):
+        lvm.guides.BottomUp(chain, torch.nn.Linear(4, 6).float())(x)
+    with pytest.raises(ValueError, match=r"data of shape \(3, 4\), .* cannot be multiplied .* Build one for such data"):
+        lvm.guides.BottomUp(chain, torch.nn.Linear(3, 6))(x)
     with pytest.raises(TypeError, match="'hidden' must be a sequence of widths; got 64"):
         lvm.guides.BottomUp(chain, torch.nn.Linear(4, 6), 64)(x)
     with pytest.raises(ValueError, match="'hidden' must be at least 1; got 0"):

@@ -231,9 +231,9 @@ def test_encoders_that_are_refused():
     with pytest.raises(TypeError, match="'encoder' must give a tensor of features, .B, H.; got tuple"):
         lvm.guides.Amortized(linear_model, lambda x: (x, x))(torch.randn(4, 3))
     counts = torch.ones(4, 3, dtype=torch.int64)
-    with pytest.raises(ValueError, match="'encoder' does not take data of torch.int64: .* Pass the data as floats"):
+    with pytest.raises(ValueError, match="does not take data of .*, torch.int64: .* Pass the data as floats"):
         lvm.guides.Amortized(linear_model, torch.nn.Linear(3, 2))(counts)
-    with pytest.raises(RuntimeError, match="cannot be multiplied"):  # torch's own word on shapes
+    with pytest.raises(ValueError, match=r"data of shape .4, 3., .* cannot be multiplied .* Build one for such data"):
         lvm.guides.Amortized(linear_model, torch.nn.Linear(5, 2))(torch.randn(4, 3))
 
 

@@ -154,6 +154,22 @@ def test_a_fit_is_saved_and_loaded(tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("make", [lvm.guides.Amortized, lvm.guides.BottomUp])
+def test_an_encoder_that_passes_missing_entries_on_is_refused(make):
+    model = lvm.models.VAE(2, torch.nn.Linear(2, 3), Masked(Gaussian()))
+    x = torch.zeros(12, 3)
+    fitted = lvm.fit(model, make(model, torch.nn.Linear(3, 4)), x, num_steps=2, progress=False)
+    x[7, 1] = NAN
+    match = f"'encoder' gives NaN where data have missing entries, and {make.__name__} needs .*FillMissing"
+    for use in (
+        lambda: lvm.fit(model, make(model, torch.nn.Linear(3, 4)), x, num_steps=12, batch_size=2, progress=False),
+        lambda: lvm.evidence.importance(fitted.model, fitted.guide, x, num_particles=4),
+        lambda: lvm.features(fitted.model, fitted.guide, x),
+    ):
+        with pytest.raises(ValueError, match=match):
+            use()
+
+
 def test_a_loss_that_is_not_finite_is_not_put_down_to_missing_entries():
     model = lvm.models.VAE(2, torch.nn.Linear(2, 3), Masked(Gaussian()))
     x = torch.tensor([[0.0, NAN, 1e200], [1.0, 2.0, NAN]])

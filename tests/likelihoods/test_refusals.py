@@ -1,5 +1,6 @@
 """What likelihoods refuse, and what each says."""
 
+import numpy as np
 import pytest
 import torch
 from likelihoods.kinds import KINDS
@@ -55,7 +56,9 @@ def test_values_that_a_likelihood_cannot_produce_are_refused_with_the_row(likeli
         likelihood().check(torch.tensor([[1.0, 1.0], row]))
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, NAN, INF, torch.ones(2, 2), torch.tensor([1.0, -1.0])], ids=str)
+@pytest.mark.parametrize(
+    "value", [0.0, -1.0, NAN, INF, torch.ones(2, 2), torch.tensor([1.0, -1.0]), "wide", None], ids=str
+)
 @pytest.mark.parametrize(("make", "name"), [(Gaussian, "scale"), (NegativeBinomial, "dispersion")])
 def test_what_must_be_positive(make, name, value):
     with pytest.raises(ValueError, match=f"'{name}' must be a positive number, or a vector"):
@@ -66,6 +69,12 @@ def test_what_must_be_positive(make, name, value):
 def test_vectors_of_another_length(make, name):
     with pytest.raises(ValueError, match=rf"'{name}' .* must be a number or have shape \(4,\), .* got \(3,\)"):
         make(torch.ones(3)).num_outputs(4)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Categorical(np.int64(3)).num_outputs(4) == 12
+    assert HeteroscedasticGaussian(np.float32(0.5)).smallest_scale == 0.5
+    assert Gaussian(np.full(4, 2.0)).scale.tolist() == [2.0] * 4
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -10,9 +11,11 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyrolvm.likelihoods import Bernoulli, Gaussian
+import pyrolvm as lvm
+from pyrolvm.likelihoods import Autoregressive, Bernoulli, Gaussian, Masked
 from pyrolvm.models import VAE
 from pyrolvm.nn import MLP
+from pyrolvm.priors import NormalMixture
 from pyrolvm.programs import check, data_plate, minibatch
 
 
@@ -129,6 +132,39 @@ def test_it_follows_the_decoders_dtype():
     assert model.check_data(np.ones((5, 3))).dtype == torch.float32
     assert model.double().sample(2)[0].dtype == torch.float64
     assert set(model.state_dict()) == {f"decoder.{i}.{name}" for i in (0, 2) for name in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Autoregressive(3, 3, [4]), lambda: Gaussian(torch.ones(3)), lambda: Masked(Bernoulli())]
+)
+def test_the_likelihood_follows_the_decoders_dtype(make):
+    for dtype in (torch.float32, torch.float64):
+        model = VAE(2, MLP(2, [4], 3).to(dtype), make())
+        assert model.sample(5)[0].dtype == dtype
+        trace = poutine.trace(model).get_trace(torch.ones(5, 3))
+        trace.compute_log_prob()
+        assert trace.nodes["x"]["log_prob"].dtype == dtype
+
+
+@pytest.mark.parametrize("make", [lambda: Masked(Gaussian(2.0)), lambda: Masked(Gaussian(2.0, learn_scale=True))])
+def test_parts_of_one_model_may_serve_another(make):
+    """Both are what they would be alone, and a learned scale is one for both, as with any module of torch."""
+    likelihood, prior = make(), NormalMixture(2, 2)
+    decoder = PyroModule[torch.nn.Sequential](PyroModule[torch.nn.Linear](2, 4), PyroModule[torch.nn.Linear](4, 3))
+    models = []
+    for _ in range(2):
+        models.append(VAE(2, decoder, likelihood, prior))
+        models[-1](size=2)
+    alone, x = VAE(2, copy.deepcopy(decoder), make(), copy.deepcopy(prior)), torch.randn(5, 3)
+    guide = lvm.guides.Amortized(alone, MLP(3, [4], 8))
+    with torch.no_grad():
+        expected = lvm.log_weights(*lvm.bind(alone, guide, x), x, num_particles=3, seed=0).local
+        for model in models:
+            found = lvm.log_weights(model, guide, x, num_particles=3, seed=0).local
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    before = {name: value.clone() for name, value in models[0].named_parameters()}
+    lvm.fit(models[0], guide, x, num_steps=2, progress=False)
+    assert not any(torch.equal(value, before[name]) for name, value in models[0].named_parameters())
 
 
 def test_the_program_reads_no_value():

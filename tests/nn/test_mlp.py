@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,10 @@ def test_dropout_is_unbiased_in_training_and_absent_in_evaluation():
 def test_refusals(make, error, match):
     with pytest.raises(error, match=match):
         make()
+
+
+def test_widths_may_be_integers_of_numpy():
+    assert MLP(np.int64(3), [np.int32(4)], np.int64(2))(torch.zeros(5, 3)).shape == (5, 2)
 
 
 def test_integers_are_numbers():

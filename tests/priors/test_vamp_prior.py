@@ -191,6 +191,12 @@ def test_refused_options(make, match):
         make()
 
 
+@pytest.mark.parametrize("given", ["rows", None, [[1.0], [1.0, 2.0]]])
+def test_pseudo_inputs_that_are_no_numbers(given):
+    with pytest.raises(TypeError, match=r"'pseudo_inputs' must be a batch of data, shape \(K, D\), .* got "):
+        VampPrior(2, given)
+
+
 def test_an_untied_prior_says_what_it_needs():
     model = VAE(2, MLP(2, [6], NUM_FEATURES), prior=VampPrior(2, data()))
     guide = lvm.guides.Amortized(model, MLP(NUM_FEATURES, [6], 6))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrolvm.likelihoods import Bernoulli, Likelihood
 from pyrolvm.models._inputs import DataMatrix, as_data, as_tensor
-from pyrolvm.programs import existing_parameters, parameter_scope
+from pyrolvm.programs import existing_parameters, parameter_scope, released
 
 __all__ = ["Decoded", "like_of", "output_width"]
 
@@ -23,7 +23,7 @@ class Decoded(PyroModule):
         name: Of the module in Pyro's store.
         num_inputs: Width of u.
         decoder: Maps (..., num_inputs) to (..., num_outputs): a torch module or a function.
-        likelihood: An object of `lvm.likelihoods`; None for `Bernoulli()`.
+        likelihood: An object of `lvm.likelihoods`; None for `Bernoulli()`. It follows the decoder's dtype and device.
         *others: Further parts, whose parameters tell dtype and device where the decoder has none.
 
     Attributes:
@@ -52,7 +52,9 @@ class Decoded(PyroModule):
         self._like: Tensor
         self.register_buffer("_like", like_of(decoder, *others), persistent=False)
         self.num_outputs = output_width(decoder, num_inputs, self._like, "decoder")
-        self.decoder, self.likelihood = decoder, likelihood
+        if isinstance(likelihood, torch.nn.Module):
+            likelihood.to(self._like)
+        self.decoder, self.likelihood = released(decoder), released(likelihood)
 
     def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
         """Refuse data that the model cannot produce; `fit` calls it once.
