@@ -206,7 +206,7 @@ class CapturedStep:
         after = expected[first:last], found[first:last]
         others = [(expected[i], found[i]) for i in (0, 1, *range(last, len(expected)))]
         return (
-            _close(*map(self.bundles.gradients, after))
+            _close(self.bundles.gradients(after[0]), self.bundles.gradients(after[1]))
             and all(_close(*pair) for pair in others)
             and self.bundles.moved_alike(before[: len(self.bundles)], *after)
         )
