@@ -58,8 +58,9 @@ def collapse(
         model: A Pyro program.
         guide: A Pyro program with the same arguments; all latents that it draws lie inside the data plate.
         *args: Arguments of both; arrays become tensors.
-        num_draws: S, draws of the aggregate posterior, spread evenly over the data. Their cost is S N densities of
-            the guide; the model is not run for them. Those of a flow in many dimensions are slow: take fewer.
+        num_draws: S, draws of the aggregate posterior, at least 3, spread evenly over the data. Their cost is S N
+            densities of the guide; the model is not run for them. Those of a flow in many dimensions are slow: take
+            fewer.
         num_particles: K, draws of each datum's latents, at least 2.
         threshold: Of the variance of a unit's mean, above which it is active.
         batch_size: Rows that are computed at once, which bounds the memory; None for all.
@@ -110,10 +111,10 @@ def collapse(
 
 
 def _check_options(num_draws: Any, num_particles: Any, threshold: Any, batch_size: Any) -> None:
-    for name, value in (("num_draws", num_draws), ("num_particles", num_particles)):
+    for name, value, least in (("num_draws", num_draws, 3), ("num_particles", num_particles, 2)):
         check_count(name, value)
-        if value < 2:
-            raise ValueError(f"'{name}' must be at least 2, to have a standard error; got {value}.")
+        if value < least:
+            raise ValueError(f"'{name}' must be at least {least}, to have a standard error; got {value}.")
     if batch_size is not None:
         check_count("batch_size", batch_size)
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 < float(threshold) < math.inf:
@@ -209,7 +210,8 @@ def _split(rate: _Number, of_information: Tensor, of_marginal: Tensor) -> tuple[
     found = []
     for draws, weight in ((of_information, slope), (of_marginal, 1.0 - slope)):
         rest = draws - weight * total
-        error = math.hypot(float(rest.std()) / math.sqrt(len(rest)), weight * rate.error)
+        spread_of_rest = float(rest.std(correction=2))  # a mean and a slope were fitted
+        error = math.hypot(spread_of_rest / math.sqrt(len(rest)), weight * rate.error)
         found.append(_Number(float(rest.mean()) + weight * rate.value, error))
     return found[0], found[1]
 

@@ -177,21 +177,26 @@ class Bundles:
         parts = [own[1 if bundle.update.state else 0] for bundle, own in self._each(tensors)]
         return torch.cat([part.reshape(-1).double() for part in parts]).to(parts[0].dtype)
 
-    def moved_alike(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-        """Whether parameters agree up to rounding; those whose first moment is next to nothing may differ.
+    def moved_alike(self, before: Sequence[Tensor], expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+        """Whether parameters after one step agree up to rounding, and up to what rounded gradients make of the step.
+
+        A step that is divided by its gradient's size, as Adam's is, has its gradient's relative error: a parameter
+        without influence, such as a bias before batch normalization, may be anywhere.
 
         Args:
-            expected: What `tensors` gives.
+            before: What `tensors` gives, before the step.
+            expected: Likewise, after it.
             found: Likewise.
         """
-        largest = self.gradients(expected).abs().max()
-        for (bundle, (value, *state)), (_, (other, *_)) in zip(self._each(expected), self._each(found), strict=True):
-            counts = (
-                state[0].abs() > 1e-3 * largest if bundle.update.state else torch.ones_like(value, dtype=torch.bool)
-            )
+        for (bundle, (start, *_)), (_, (value, *state)), (_, (other, *others)) in zip(
+            self._each(before), self._each(expected), self._each(found), strict=True
+        ):
             tolerance = 1e-4 if value.dtype == torch.float32 else 1e-8
-            apart = (value - other).abs() > tolerance * (value.abs() + value.abs().amax() if value.numel() else 0)
-            if bool((apart & counts).any()):
+            allowed = tolerance * (value.abs() + value.abs().amax() if value.numel() else value)
+            if bundle.update.state:
+                error = ((state[0] - others[0]) / state[0]).abs().nan_to_num(0.0)  # 0 / 0: no gradient at all
+                allowed = allowed + 4 * (value - start).abs().clamp(min=1e-30) * error
+            if bool(((value - other).abs() > allowed).any()) or not torch.equal(value.isnan(), other.isnan()):
                 return False
         return True
 

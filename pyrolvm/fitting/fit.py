@@ -97,8 +97,9 @@ def fit(
             rounding. ``result.execution`` says what was chosen and why.
         validation: Held-out data of the same kind; the objective on it is recorded at each epoch (each 100 steps
             without minibatches).
-        patience: Stop when the validation has not improved this many times in a row. However the fit ends, it goes back
-            to the parameters that were best on the validation data.
+        patience: Stop when the validation has not improved this many times in a row; those in a warm-up of the
+            objective do not count. However the fit ends, it goes back to the parameters that were best on the
+            validation data.
         progress: Whether to show a progress bar.
         data_plate: Name of the data plate; None to find it.
         seed: Seed of noise and rows; None draws one from the caller's generators.
@@ -209,6 +210,8 @@ def _frozen(*programs: Program | None) -> Iterator[set[torch.nn.Parameter]]:
 def _check_values(model: Program, batches: Batches | None) -> None:
     """Refuse data in memory that a model of the collection cannot produce."""
     if batches is not None and batches.held:
+        if batches.transform is not None:
+            refuse_unsuited(batches.transform, batches.held)
         with apart():
             check_values(model, batches.seen(batches.held))
 

@@ -130,7 +130,7 @@ class Loop:
             self._block(batches)
             bar.update(self._step - bar.n)
             bar.set_postfix_str(f"loss {self._blocks[-1].mean():.4g}", refresh=False)
-            if self.validation is not None and self._validate():
+            if self.validation is not None and self._validate(most):
                 break
             if num_steps is None and self._step % _CONVERGENCE_EVERY == 0 and self._has_converged():
                 return True
@@ -202,11 +202,11 @@ class Loop:
     def _validation_period(self) -> int:
         return _VALIDATION_EVERY if self.batches.batch_size is None else self.batches.steps_per_epoch
 
-    def _validate(self) -> bool:
-        """Judge at the end of a period; whether to stop."""
+    def _validate(self, most_steps: int) -> bool:
+        """Judge at the end of a period; whether to stop, which no fit does in a warm-up."""
         assert self.validation is not None
         if self._step % self._validation_period() == 0:
-            self.validation.judge(self._step)
+            self.validation.judge(self._step, counts=self.schedule.is_as_in_the_end(self._step, most_steps))
             if self.validation.is_best and self.validation.patience is not None:
                 self._best = Snapshot(self)
         return self.validation.is_over

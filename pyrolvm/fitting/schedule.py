@@ -69,6 +69,15 @@ class Schedule:
         ours = isinstance(self._objective, Objective)
         return self._objective.at(self._numbers_of(step)) if ours else self._objective
 
+    def is_as_in_the_end(self, num_steps: int, most_steps: int) -> bool:
+        """Whether the last step's objective was what it is in the end: the fit is not in a warm-up.
+
+        Args:
+            num_steps: How many steps were taken, at least 1.
+            most_steps: How many steps there can be.
+        """
+        return self._numbers_of(num_steps - 1) == self._numbers_of(most_steps - 1)
+
     def last_change(self, num_steps: int, most_steps: int) -> int:
         """The first step from which on the objective has been what it is in the end, so that losses can be compared.
 
@@ -76,7 +85,7 @@ class Schedule:
             num_steps: How many steps were taken; more than when this was asked before.
             most_steps: How many steps there can be.
         """
-        last = self._numbers_of(most_steps)
+        last = self._numbers_of(most_steps - 1)
         for step in range(self._num_looked_at, num_steps):
             if self._numbers_of(step) != last:
                 self._last_change = step + 1

@@ -27,7 +27,7 @@ class Validation:
     Attributes:
         history: (step, objective in nats), in order.
         is_best: Whether the last judgment was the best so far.
-        is_over: Whether ``patience`` judgments in a row were no better than the best.
+        is_over: Whether ``patience`` judgments that count were no better than the best, and none between them better.
     """
 
     def __init__(
@@ -46,18 +46,19 @@ class Validation:
         self.is_best, self.is_over = False, False
         self._best, self._worse = -math.inf, 0
 
-    def judge(self, step: int) -> None:
+    def judge(self, step: int, *, counts: bool) -> None:
         """Evaluate the pair.
 
         Args:
             step: Number of steps taken.
+            counts: Whether ``patience`` counts it, if it is no better than the best.
         """
         value = self._value()
         self.history.append((step, value))
         gain = -value if getattr(self.objective, "kind", "lower") == "upper" else value
         self.is_best = gain > self._best
         self._best = max(self._best, gain)
-        self._worse = 0 if self.is_best else self._worse + 1
+        self._worse = 0 if self.is_best else self._worse + counts
         self.is_over = self.patience is not None and self._worse >= self.patience
 
     def _value(self) -> float:

@@ -28,8 +28,8 @@ class ELBO(Objective):
 
     With ``kl_weight`` training maximizes E_q[log p(x | z) - kl_weight (log q(z | x) - log p(z))]: below 1, and better
     rising to 1 by :func:`pyrolvm.objectives.linear_warm_up`, against latents that say nothing of the data; above 1
-    for latents that say less. It is no bound on log p(x) then; ``bound`` and validation stay the ELBO. What is summed
-    out in the model together with data counts as log p(x | z).
+    for latents that say less. It is no bound on log p(x) then; ``bound`` and validation stay the ELBO. z is what the
+    guide draws: what the model enumerates is summed out of log p(z), and of log p(x | z) = log p(x, z) - log p(z).
 
     With ``free_bits`` each unit of the latents inside the data plate is charged max(free_bits, KL) instead of its KL,
     the mean over the batch, so that below it there is nothing to gain from collapse. Units are the entries of a latent

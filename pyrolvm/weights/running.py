@@ -204,7 +204,7 @@ class _Run:
             units = None
             if self.keep_units and not self.structure.guide_enumerated:
                 units = read_units(model_trace, guide_trace, terms, particles)
-            terms = with_kl_weight(terms, self.kl_weight)
+            terms = with_kl_weight(terms, model_trace, guide_trace, self.kl_weight)
         scored = () if self.structure.guide_enumerated else self._scored(guide_sites)
         score = [Term((n,), terms.layout.ordinal(guide_sites[n]), unscaled(guide_sites[n])) for n in scored]
         each = () if self.gradient == "score" else scored

@@ -84,24 +84,36 @@ def read_terms(
     return Terms(layout, likelihood, prior, guide, factors)
 
 
-def with_kl_weight(terms: Terms, weight: float | Tensor) -> Terms:
+def with_kl_weight(terms: Terms, model_trace: Trace, guide_trace: Trace, weight: float | Tensor) -> Terms:
     """The terms with the log-densities of latents, the model's and the guide's, multiplied by a weight.
 
     Args:
         terms: All terms of a pair.
+        model_trace: Packed trace of the model; left as it is.
+        guide_trace: Packed trace of the guide.
         weight: A number, or a tensor of shape ().
     """
     if not isinstance(weight, Tensor) and weight == 1.0:
         return terms
 
-    def weighted(term: Term) -> Term:
-        value: Any = term.value * (weight.to(term.value.dtype) if isinstance(weight, Tensor) else weight)
+    def times(factor: float | Tensor, term: Term) -> Term:
+        value: Any = term.value * (factor.to(term.value.dtype) if isinstance(factor, Tensor) else factor)
         value._pyro_dims = term.value._pyro_dims
         return replace(term, value=value)
 
-    return replace(
-        terms, prior=[weighted(term) for term in terms.prior], guide=[weighted(term) for term in terms.guide]
-    )
+    prior = [times(weight, term) for term in terms.prior]
+    prior += [times(weight - 1.0, term) for term in _priors_within(terms, model_trace, guide_trace)]
+    return replace(terms, prior=prior, guide=[times(weight, term) for term in terms.guide])
+
+
+def _priors_within(terms: Terms, model_trace: Trace, guide_trace: Trace) -> list[Term]:
+    """log p(z) of what the guide draws, where it is summed out together with data and so is part of a likelihood."""
+    drawn = {term.names[0] for term in terms.guide}
+    mixed = {name for term in terms.likelihood for name in term.names if drawn.intersection(term.names)}
+    if not mixed:
+        return []
+    found = prior_terms(model_trace, guide_trace, terms.layout)
+    return [term for term in found if mixed.intersection(term.names) and drawn.intersection(term.names)]
 
 
 def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:

@@ -25,7 +25,7 @@ def collapse(*args, **options):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_draws": 1}, ValueError, "'num_draws' must be at least 2, to have a standard error; got 1"),
+        ({"num_draws": 2}, ValueError, "'num_draws' must be at least 3, to have a standard error; got 2"),
         ({"num_particles": 1}, ValueError, "'num_particles' must be at least 2, to have a standard error; got 1"),
         ({"num_particles": 2.0}, TypeError, "'num_particles' must be an integer"),
         ({"num_draws": True}, TypeError, "'num_draws' must be an integer"),

@@ -121,6 +121,25 @@ def test_a_warm_up_that_has_not_ended_is_said(num_steps):
     fit(model, guide, X, objective=ELBO(kl_weight=linear_warm_up(10)), num_steps=11)
 
 
+def test_patience_waits_for_a_warm_up():
+    """Judgments are at steps 2, 4, ...; the first that has a step at weight 1 behind it is at 62."""
+    train, held_out = noise_to_overfit()
+    options = {"validation": held_out, "num_epochs": 90, "batch_size": 3, "patience": 4}
+    assert fit(regression, None, train, **options).num_steps < 60
+    with pytest.warns(UserWarning, match="ended at a KL weight of"):  # it goes back to the best
+        warmed = fit(regression, None, train, objective=ELBO(kl_weight=linear_warm_up(60)), **options)
+    assert warmed.validation[-1][0] == 68
+    back = fit(regression, None, train, objective=ELBO(kl_weight=lambda step: [0.5, 1.0][step > 9]), **options)
+    assert back.num_steps < 60
+
+
+def test_a_schedule_is_asked_for_no_step_beyond_the_last():
+    weights = [1.0] * 20
+    train, held_out = noise_to_overfit()
+    options = {"validation": held_out, "num_epochs": 10, "batch_size": 3, "patience": 90}
+    assert fit(regression, None, train, objective=ELBO(kl_weight=weights.__getitem__), **options).num_steps == 20
+
+
 def test_going_back_into_the_warm_up_is_said():
     """Patience restores the step that was best on held-out data, which here is the first."""
     train, held_out = noise_to_overfit()

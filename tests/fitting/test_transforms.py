@@ -250,6 +250,13 @@ def test_what_is_refused(transform, error, message):
     assert torch.equal(X, kept)
 
 
+def test_one_that_takes_no_other_number_of_rows():
+    """Data in memory are checked as a whole."""
+    levels = torch.full((4,), 0.5)
+    with pytest.raises(ValueError, match=r"'transform' raises RuntimeError: .*with tensors of shapes \[\(12,\)\]"):
+        fit(model, guide, X, transform=lambda x: x + levels, num_steps=2, batch_size=4)
+
+
 def test_no_data_to_transform():
     def alone():
         pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0), obs=torch.tensor(1.0))

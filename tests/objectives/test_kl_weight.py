@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import SVI
 
 import pyrolvm as lvm
@@ -195,6 +197,40 @@ def test_a_prior_that_is_summed_out_has_the_weight():
     with torch.no_grad():
         whole = -ELBO(20).differentiable_loss(model, guide, x)
     assert (whole - expected).abs() > 20 * draws.std()
+
+
+def of_both(x):
+    """A site that is summed out moves the latent and the data."""
+    with lvm.data_plate(x):
+        k = pyro.sample("k", dist.Categorical(PRIOR), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(LOCS[k].detach(), 1.0))
+        pyro.sample("x", dist.Normal(z + SLOPES[k].detach(), 0.7), obs=x)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.parametrize("has_rsample", [True, False])
+def test_what_is_summed_out_of_the_latent_and_of_the_data(weight, has_rsample):
+    """E log p(x | z) - weight KL, by quadrature: the guide is one normal; so is its gradient."""
+    loc = (X.double() / 2).requires_grad_()
+    family = dist.Normal if has_rsample else NonreparameterizedNormal
+
+    def guide(x):
+        with lvm.data_plate(x):
+            pyro.sample("z", family(loc, 0.6))
+
+    points, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(60))
+    z = loc[:, None] + 0.6 * points
+    parts = PRIOR.log() + dist.Normal(LOCS.detach(), 1.0).log_prob(z[..., None])
+    whole = parts + dist.Normal(z[..., None] + SLOPES.detach(), 0.7).log_prob(X[:, None, None])
+    log_prior, log_joint = parts.logsumexp(-1), whole.logsumexp(-1)
+    log_guide = dist.Normal(loc[:, None], 0.6).log_prob(z)
+    value = log_joint - log_prior - weight * (log_guide - log_prior)
+    expected = ((value * weights).sum(-1) / weights.sum()).sum()
+    (slope,) = torch.autograd.grad(-expected, loc)
+    draws = [gradient_of(ELBO(20, kl_weight=weight), of_both, guide, X, [loc]) for _ in range(100)]
+    for found, truth in zip(zip(*draws, strict=True), (-expected.detach(), slope), strict=True):
+        sample = torch.stack(found)
+        assert ((sample.mean(0) - truth).abs() < 4 * sample.std(0) / 10).all()
 
 
 # ------------------------------------------------------------------------------------------- where it does not count
