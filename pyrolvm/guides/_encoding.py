@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pyro.distributions import is_validation_enabled
 from torch import Tensor
 
 __all__ = ["check_encoder", "encode"]
@@ -36,8 +35,7 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
 
     Raises:
         TypeError: If there is no data, or the encoder gives no tensor.
-        ValueError: If the encoder does not take the data, or its output has not the shape (B, H), or, while Pyro's
-            checks are on, is NaN where an entry of the data is missing.
+        ValueError: If the encoder does not take the data, or its output has not the shape (B, H).
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{guide} needs the data as its first argument, a tensor; got {type(x).__name__}.")
@@ -54,11 +52,6 @@ def encode(guide: str, encoder: torch.nn.Module, x: Any) -> Float[Tensor, "batch
         raise TypeError(f"'encoder' must give a tensor of features, (B, H); got {type(features).__name__}.")
     if features.dim() != 2 or len(features) != len(x):
         raise ValueError(f"'encoder' must give shape ({len(x)}, H); got {tuple(features.shape)}.")
-    if is_validation_enabled() and x.is_floating_point() and bool(x.isnan().any() & features.isnan().any()):
-        raise ValueError(
-            f"'encoder' gives NaN where data have missing entries, and {guide} needs numbers. Begin it with "
-            "lvm.nn.FillMissing(), which gives 2 D numbers: Sequential(FillMissing(), MLP(2 * D, ...))."
-        )
     return features
 
 

@@ -145,7 +145,7 @@ def _refuse_missing(error: ValueError, args: Any) -> None:
         return
     raise ValueError(
         f"missing entries of the data, NaN, make a distribution's parameters NaN: {reason}. Let the encoder begin with "
-        "lvm.nn.FillMissing(), and fit it so."
+        "lvm.nn.FillMissing(), which gives 2 D numbers, and fit it so."
     ) from error
 
 
