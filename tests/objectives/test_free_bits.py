@@ -265,3 +265,39 @@ def test_no_latent_inside_the_plate():
 def test_it_says_what_it_is():
     assert repr(ELBO(free_bits=0.25)) == "ELBO(num_particles=1, free_bits=0.25)"
     assert repr(ELBO(2, kl_weight=0.5, free_bits=1)) == "ELBO(num_particles=2, kl_weight=0.5, free_bits=1)"
+
+
+def test_divergences_in_closed_form_are_the_elbo_with_less_noise(optimum):
+    """Away from the posterior: the mean is the ELBO's, the gradient's mean too, and its spread is smaller."""
+    model, guide, x, _ = optimum
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.mul_(0.7)
+    parameters = [*model.parameters(), *guide.parameters()]
+    found = {}
+    for name, objective in (("closed", ELBO(analytic_kl=True)), ("drawn", ELBO())):
+        values, gradients = [], []
+        for seed in range(400):
+            value = loss(objective, model, guide, x, seed=seed)
+            gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)]))
+            values.append(value.detach())
+        found[name] = torch.stack(values), torch.stack(gradients)
+    for closed, drawn in zip(found["closed"], found["drawn"], strict=True):
+        error = ((closed.var(0) + drawn.var(0)) / 400).sqrt()
+        assert ((closed.mean(0) - drawn.mean(0)).abs() < 4.5 * error + 1e-9).all()
+    assert found["closed"][1].var(0).sum() < 0.9 * found["drawn"][1].var(0).sum()
+
+
+def test_divergences_in_closed_form_are_eager_and_captured(interpreted):
+    bits = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    options = {"objective": ELBO(2, analytic_kl=True), "num_steps": 8, "batch_size": 5}
+    fits = [fit(*vae(), bits, compile=compile, **options) for compile in (False, True)]
+    assert_same(fits[1], fits[0])
+
+
+def test_divergences_in_closed_form_of_latents_without_a_gradient():
+    with pytest.raises(ValueError, match="'analytic_kl' needs a gradient through the draws, which 'z'"):
+        loss(ELBO(analytic_kl=True), *CASES["local, discrete"].make()[:2], CASES["local, discrete"].make()[2][0])
+    with pytest.raises(TypeError, match="'analytic_kl' must be True or False; got 1"):
+        ELBO(analytic_kl=1)
+    assert repr(ELBO(analytic_kl=True)) == "ELBO(num_particles=1, analytic_kl=True)"
