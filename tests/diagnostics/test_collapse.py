@@ -369,6 +369,7 @@ def test_a_mixture_as_the_prior(x_knows):
     assert report.table["rate"].isna().all() or len(report.table) == 1
 
 
+@pytest.mark.slow
 def test_a_flow_guide_over_several_sites():
     """Two sites drawn together at an auxiliary one: the aggregate posterior by the family's own density."""
     x = torch.randn(12, 3)

@@ -70,7 +70,7 @@ def test_single_precision(offset):
 
 
 @FEW
-@pytest.mark.parametrize("num_particles", [4, 8, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_particles", [4, *(pytest.param(k, marks=pytest.mark.slow) for k in (8, 16))])
 def test_bias_is_of_second_order(num_particles):
     """On the Gaussian toy E[L_K] - log p(x) is about -0.453/K; the jackknife's is b/K^2.
 

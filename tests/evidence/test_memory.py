@@ -35,7 +35,8 @@ def measured(num_rows, num_particles, batch_size, recorded=False):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("recorded", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory of a process is measured on Linux")
 def test_ten_times_the_rows_need_no_more_memory(recorded):
     few, many = (measured(num_rows, 500, 200, recorded) for num_rows in (2_000, 20_000))

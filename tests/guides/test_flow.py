@@ -43,7 +43,8 @@ def divergence(model, guide, objective=lvm.objectives.ELBO, num_steps=400):
     return -weights.mean(), weights.std() / 100, result
 
 
-@pytest.mark.parametrize("model", [banana, pytest.param(funnel, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", [banana, funnel])
+@pytest.mark.slow
 def test_beats_full_rank(model):
     full_rank, error, _ = divergence(model, lvm.guides.FullRank(model, init_scale=0.5))
     flow, flow_error, result = divergence(model, lvm.guides.Flow(model, init_scale=0.5))

@@ -100,6 +100,7 @@ def test_diagonal_leaves_the_approximation_gap(kind):
     assert abs(found - DIAGONAL_GAP) < 4 * error + 0.003
 
 
+@pytest.mark.slow
 def test_gaps_of_amortized_semi_amortized_and_per_datum_guides():
     """S9: a constant encoder leaves the amortization gap; gradient steps close it."""
     x = simulated()

@@ -271,6 +271,7 @@ def test_saved_and_loaded(name, tmp_path):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 def test_a_fit_finds_clusters():
     """Rows in two clusters: the mixture has them as its components, and comes nearer to the truth than one normal."""
     truth = mixture()
