@@ -17,7 +17,8 @@ from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
 from pyrolvm.models._deep.label import Label
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_label_batch, as_labels
-from pyrolvm.programs import data_plate, evaluating
+from pyrolvm.priors import StandardNormal
+from pyrolvm.programs import data_plate, evaluating, hidden
 from pyrolvm.seeding import seeded
 
 __all__ = ["SemiSupervisedVAE"]
@@ -69,8 +70,7 @@ class SemiSupervisedVAE(Decoded):
         num_values, size = as_count(num_classes, "num_classes"), as_count(num_latents, "num_latents")
         super().__init__("semi_supervised_vae", size + num_values, decoder, likelihood)
         self.num_classes, self.num_latents = num_values, size
-        self.register_buffer("prior_loc", self._like.new_zeros(size), persistent=False)
-        self.register_buffer("prior_scale", self._like.new_ones(size), persistent=False)
+        self.prior = StandardNormal(size).to(self._like)
         uniform = self._like.new_full((num_values,), 1 / num_values)
         self.weights = PyroParam(uniform, constraint=constraints.simplex)  # type: ignore[assignment]
 
@@ -96,7 +96,7 @@ class SemiSupervisedVAE(Decoded):
         known = None if labels is None else self._as_labels(data, labels)
         with data_plate(as_count(size, "size") if data is None else data):
             y = pyro.sample("y", dist.Categorical(self.weights), infer={"enumerate": "parallel"})
-            z = pyro.sample("z", dist.Normal(self.prior_loc, self.prior_scale).to_event(1))
+            z = self.prior()
             if known is not None:
                 pyro.sample("label", Label(y, self._like), obs=known)
             return pyro.sample("x", self.likelihood.distribution(self.decoder(self._joined(z, y))), obs=data)
@@ -167,9 +167,9 @@ class SemiSupervisedVAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self):
-            y = dist.Categorical(self.weights).sample((as_count(n, "n"),))
-            z = dist.Normal(self.prior_loc, self.prior_scale).sample((n,))
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
+            y = dist.Categorical(self.weights).sample((n,))
+            z = self.prior()
             return self.likelihood.distribution(self.decoder(self._joined(z, y))).sample(), z, y
 
     def _as_labels(self, data: Tensor | None, labels: Any) -> Int[Tensor, "batch"]:
