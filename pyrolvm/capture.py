@@ -473,8 +473,7 @@ def one_step(body: Step, carried: Sequence[Tensor], read: Sequence[Tensor]) -> R
         return body(tensors[len(carried) :], tensors[: len(carried)])
 
     example: list[Any] = [torch.empty_like(tensor) for tensor in (*carried, *read)]
-    with torch.no_grad(), warnings.catch_warnings(), _quiet(), _draws_left_alone():
-        warnings.simplefilter("ignore")  # advice to compute with less precision
+    with _compiling():
         graph = make_fx(flat, tracing_mode="fake")(*example)
         return torch._inductor.compile(graph, example, {"fallback_random": True})
 
@@ -501,11 +500,10 @@ def _build(function: Callable[..., Any], example: tuple[Tensor, ...], key: str) 
 
     start = time.perf_counter()
     example = tuple(torch.empty_like(tensor) for tensor in example)  # tensors may share memory; these do not
-    with torch.no_grad(), warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with _compiling():
         graph = make_fx(function, tracing_mode="fake")(*example)
         settings = _STORE_LEAST if _largest(graph) <= _SMALL else {}
-        with patch({**_SETTINGS, **settings}), _draws_left_alone():
+        with patch({**_SETTINGS, **settings}):
             library = torch._inductor.aot_compile(graph, example)
     note(key, library=str(library))
     note("compiling", seconds=(time.perf_counter() - start) / relative_size(graph))
@@ -527,6 +525,14 @@ def _largest(module: GraphModule) -> int:
     parts = [part for part in module.modules() if isinstance(part, GraphModule)]
     values = [node.meta.get("val") for part in parts for node in part.graph.nodes if node.op == "call_function"]
     return max((value.numel() for value in values if isinstance(value, Tensor)), default=0)
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """What holds while torch traces and compiles: no gradient, no advice, and the noise of eager steps."""
+    with torch.no_grad(), warnings.catch_warnings(), _quiet(), _draws_left_alone():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager
