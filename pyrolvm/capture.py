@@ -537,14 +537,16 @@ def _compiling() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch logs of operations that take a slower way."""
+    """Without what torch logs of operations that take a slower way, and refuses where CI is set, for its developers."""
     logger = logging.getLogger("torch._inductor")
-    before = logger.level
+    level, ci = logger.level, os.environ.pop("CI", None)
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
+        if ci is not None:
+            os.environ["CI"] = ci
 
 
 @contextlib.contextmanager
