@@ -7,11 +7,16 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-__all__ = ["INK", "Picture", "styled"]
+__all__ = ["FAINT", "INK", "MOST_TICKS", "PLAIN", "Picture", "styled"]
 
 # Text, ticks and frames have this color and no other; a page may replace it by the color of its text.
 INK = "#24292e"
+FAINT = "#6b737b"  # of what is said beside a picture
+
+MOST_TICKS = 8  # one for each value up to so many values
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")  # 1000 rather than 10^3
 
 _STYLE: dict[str, Any] = {
     "font.size": 10,

@@ -6,7 +6,7 @@ from pyrolvm.diagnostics.evidence_error import evidence_error
 from pyrolvm.diagnostics.evidence_result import EvidenceError
 from pyrolvm.diagnostics.gradient_snr import gradient_snr
 from pyrolvm.diagnostics.predicted_rates import predicted_rates
-from pyrolvm.diagnostics.result import GradientSNR
+from pyrolvm.diagnostics.snr_result import GradientSNR
 
 __all__ = [
     "Collapse",

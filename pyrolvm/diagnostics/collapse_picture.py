@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pyrolvm.diagnostics.pictures import FAINT, PLAIN
-from pyrolvm.figures import Picture, styled
+from pyrolvm.figures import FAINT, PLAIN, Picture, styled
 
 if TYPE_CHECKING:
     from pyrolvm.diagnostics.collapse_result import Collapse

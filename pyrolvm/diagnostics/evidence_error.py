@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.diagnostics.checks import check_repeats, checked_counts
-from pyrolvm.diagnostics.estimators import Estimator, Name, estimators_of
+from pyrolvm.diagnostics.evidence_estimators import Estimator, Name, estimators_of
 from pyrolvm.diagnostics.evidence_result import EvidenceError, is_off
 from pyrolvm.evidence import exact
 from pyrolvm.programs import Program, as_arguments, evaluating

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pyrolvm.diagnostics.pictures import FAINT, MOST_TICKS, PLAIN
-from pyrolvm.figures import Picture, styled
+from pyrolvm.figures import FAINT, MOST_TICKS, PLAIN, Picture, styled
 
 if TYPE_CHECKING:
     from pyrolvm.diagnostics.evidence_result import EvidenceError

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pyrolvm.diagnostics.checks import check_repeats, checked_counts
 from pyrolvm.diagnostics.parameters import Parameter, restored, sharing, trainable
-from pyrolvm.diagnostics.result import GradientSNR
+from pyrolvm.diagnostics.snr_result import GradientSNR
 from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, as_arguments, device_of, existing_parameters, on_device
 from pyrolvm.seeding import seeded

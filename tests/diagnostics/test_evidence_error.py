@@ -12,7 +12,7 @@ from laws.cases import CASES, POINTS, nested_evidence, nested_guide, nested_mode
 from pyro.nn import PyroModule
 
 import pyrolvm as lvm
-from pyrolvm.diagnostics import estimators, evidence_error
+from pyrolvm.diagnostics import evidence_error, evidence_estimators
 
 ROWS = torch.tensor([[1.2, 0.3], [-0.4, 0.9], [0.5, 0.5], [2.0, -1.0]], dtype=torch.float64)
 ON = 0.8
@@ -255,7 +255,7 @@ def test_truth_of_globals_by_quadrature():
 
 def test_blocks_of_repeats(monkeypatch):
     """Few weights in memory at once; numbers of particles need not divide each other."""
-    monkeypatch.setattr(estimators, "_MOST_WEIGHTS", 100)
+    monkeypatch.setattr(evidence_estimators, "_MOST_WEIGHTS", 100)
     truth = coins_evidence(ROWS)
     errors = evidence_error(coins, None, ROWS, num_particles=(3, 7), num_repeats=500, truth=truth, seed=0)
     for name in ("uniform", "prior"):

@@ -1,22 +1,18 @@
-"""Pictures of diagnostics, as matplotlib figures that belong to no window."""
+"""The picture of signal-to-noise ratios, as a matplotlib figure that belongs to no window."""
 
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-from pyrolvm.figures import Picture, styled
+from pyrolvm.figures import FAINT, MOST_TICKS, PLAIN, Picture, styled
 
 if TYPE_CHECKING:
-    from pyrolvm.diagnostics.result import GradientSNR
+    from pyrolvm.diagnostics.snr_result import GradientSNR
 
-__all__ = ["FAINT", "MOST_TICKS", "PLAIN", "snr_figure"]
-
-FAINT = "#6b737b"
-MOST_TICKS = 8
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+__all__ = ["snr_figure"]
 
 # Okabe and Ito's colors; dashes and markers tell the lines apart as well.
 _LOOKS: dict[str, dict[str, Any]] = {

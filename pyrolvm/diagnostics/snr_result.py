@@ -119,7 +119,7 @@ class GradientSNR:
         Returns:
             A figure that belongs to no window: ``.savefig(path)`` writes it, and a notebook shows it.
         """
-        from pyrolvm.diagnostics.pictures import snr_figure
+        from pyrolvm.diagnostics.snr_picture import snr_figure
 
         return snr_figure(self)
 
