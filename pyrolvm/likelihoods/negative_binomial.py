@@ -94,20 +94,27 @@ class NegativeBinomial(IndependentFeatures):
 
 
 class _StableNegativeBinomial(dist.NegativeBinomial):
-    """With a density that stays right in float32 where r is large, as for counts that are almost Poisson's."""
+    """With a density that stays right in float32 where r or the count is large: as for counts almost Poisson's."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         failures = self.total_count * logsigmoid(-self.logits)
-        return _log_rising(self.total_count, value) - (value + 1).lgamma() + failures + value * logsigmoid(self.logits)
+        return _log_arrangements(self.total_count, value) + failures + value * logsigmoid(self.logits)
 
 
-def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """log G(r + x) / G(r); the difference of the two would be lost in rounding where r is large."""
-    few, many = r.clamp(max=_MANY), r.clamp(min=_MANY)
-    series = (many + x - 0.5) * torch.log1p(x / many) - x + x * many.log() + _stirling(many + x) - _stirling(many)
-    return torch.where(r > _MANY, series, torch.lgamma(few + x) - torch.lgamma(few))
+def _log_arrangements(r: Tensor, x: Tensor) -> Tensor:
+    """log G(r + x) / (G(r) x!).
+
+    G(a + b - 1) / (G(a) G(b)) is symmetric in r and x + 1. The quotient by the larger one, a, is taken at once, since
+    the difference of two logarithms would be lost in rounding where a is large.
+    """
+    a, b = torch.maximum(r, x + 1), torch.minimum(r, x + 1)
+    few, many, more = a.clamp(max=_MANY), a.clamp(min=_MANY), b - 1
+    series = (many + more - 0.5) * torch.log1p(more / many) - more + more * many.log()
+    series = series + _stirling(many + more) - _stirling(many)
+    quotient = torch.where(a > _MANY, series, torch.lgamma((r + x).clamp(max=2 * _MANY)) - torch.lgamma(few))
+    return quotient - torch.lgamma(b)
 
 
 def _stirling(r: Tensor) -> Tensor:

@@ -121,6 +121,17 @@ def test_small_and_large_dispersions(dispersion, dtype):
     assert ((found - torch.tensor(truth)).abs() < rounding + slack).all()
 
 
+@pytest.mark.parametrize("dispersion", [1e-3, 0.03, 0.5, 1.0, 10.0])
+def test_large_counts_in_float32(dispersion):
+    """Logarithms of factorials of such counts are 1e7, and what float32 leaves of them is a nat."""
+    x = torch.tensor([28.0, 30.0, 4000.0, 1e5, 1e6], dtype=torch.float32)
+    log_means = torch.tensor([3.0, 11.0, 13.5], dtype=torch.float32).unsqueeze(-1)
+    likelihood = NegativeBinomial(dispersion, learn_dispersion=False).float()
+    found = likelihood.features(log_means).log_prob(x)
+    means, own = log_means.double().exp().numpy(), likelihood.dispersion.double().item()
+    np.testing.assert_allclose(found, negative_binomial(means, own).logpmf(x.double().numpy()), rtol=2e-5)
+
+
 def test_the_gradient_of_the_dispersion():
     x, means = np.array([0.0, 3.0, 40.0]), np.array([1.0, 2.0, 30.0])
     for dispersion in (1e-3, 0.02, 1 / 30, 0.05, 1.0, 50.0):
