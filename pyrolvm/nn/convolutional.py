@@ -162,6 +162,11 @@ def _as_image_shape(image_shape: Any) -> tuple[int, ...]:
         raise ValueError(f"'image_shape' must be (height, width) or (colors, height, width); got {tuple(image_shape)}.")
     for length in image_shape:
         check_width(length, "image_shape")
+    if len(image_shape) == 3 and image_shape[0] == image_shape[1] > image_shape[2] and image_shape[2] in (1, 3):
+        raise ValueError(
+            f"'image_shape' must be (colors, height, width); got {tuple(image_shape)}, with the colors last. Move them "
+            "to the front: x.transpose(0, 3, 1, 2) of images (N, height, width, colors)."
+        )
     return tuple(image_shape)
 
 

@@ -34,6 +34,8 @@ class ELBO(Objective):
     With ``free_bits`` each unit of the latents inside the data plate is charged max(free_bits, KL) instead of its KL,
     the mean over the batch, so that below it there is nothing to gain from collapse. Units are the entries of a latent
     where guide and prior are independent there; what is drawn together, by a full-rank guide or a flow, is one unit.
+    Where the prior of a latent depends on one that the guide draws later, as under a ``BottomUp`` guide, its KL is what
+    it adds to that of all, E[log q - log p].
     ``bound`` and validation stay the ELBO here too.
 
     With ``analytic_kl`` training takes KL(q(z | x) || p(z)) in closed form where torch has one, in place of log q -

@@ -5,7 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, check_count, evaluation_mode, existing_parameters
+from pyrolvm.programs import (
+    Program,
+    Structure,
+    as_arguments,
+    check_count,
+    check_values,
+    evaluation_mode,
+    existing_parameters,
+)
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_invalid
@@ -151,6 +159,7 @@ def log_weights(
     check_count("num_particles", num_particles)
     check_count("num_global_particles", num_global_particles)
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     with seeded(seed), existing_parameters(), evaluation_mode(model, guide):
         draws = draw(
             model,

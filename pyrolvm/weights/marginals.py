@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, check_count, evaluating
+from pyrolvm.programs import Program, Structure, as_arguments, check_count, check_values, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_no_number
@@ -63,6 +63,7 @@ def marginals(
     """
     check_count("num_particles", num_particles)
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     with seeded(seed), evaluating(model, guide), torch.enable_grad():
         draws = draw(
             model,
