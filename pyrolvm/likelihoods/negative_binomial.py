@@ -8,12 +8,11 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from pyrolvm.likelihoods._factorials import MANY, stirling
 from pyrolvm.likelihoods._features import IndependentFeatures
 from pyrolvm.likelihoods.values import as_positive, refuse_other_length, refuse_other_than_counts
 
 __all__ = ["NegativeBinomial"]
-
-_MANY = 30.0  # from here on Stirling's series has an error below 1e-13
 
 
 class NegativeBinomial(IndependentFeatures):
@@ -110,14 +109,8 @@ def _log_arrangements(r: Tensor, x: Tensor) -> Tensor:
     the difference of two logarithms would be lost in rounding where a is large.
     """
     a, b = torch.maximum(r, x + 1), torch.minimum(r, x + 1)
-    few, many, more = a.clamp(max=_MANY), a.clamp(min=_MANY), b - 1
+    few, many, more = a.clamp(max=MANY), a.clamp(min=MANY), b - 1
     series = (many + more - 0.5) * torch.log1p(more / many) - more + more * many.log()
-    series = series + _stirling(many + more) - _stirling(many)
-    quotient = torch.where(a > _MANY, series, torch.lgamma((r + x).clamp(max=2 * _MANY)) - torch.lgamma(few))
+    series = series + stirling(many + more) - stirling(many)
+    quotient = torch.where(a > MANY, series, torch.lgamma((r + x).clamp(max=2 * MANY)) - torch.lgamma(few))
     return quotient - torch.lgamma(b)
-
-
-def _stirling(r: Tensor) -> Tensor:
-    """What Stirling's series adds to (r - 1/2) log r - r + log(2 pi) / 2 to make log G(r)."""
-    square = r.square()
-    return (1 / 12 - (1 / 360 - 1 / (1260 * square)) / square) / r
