@@ -148,7 +148,7 @@ def refuse_invalid(args: tuple[Any, ...], rows: Tensor | None = None, programs: 
             what = value[(row, *place)].item()
             row = row if rows is None else int(rows[row])
             column = f", column {place[0]}" if place else ""
-            could = math.isnan(what) and any(hasattr(program, "takes_missing") for program in programs)
+            could = bool(place) and math.isnan(what) and any(hasattr(program, "takes_missing") for program in programs)
             remedy = (
                 ", or give the model likelihood=lvm.likelihoods.Masked(...), for which NaN is missing" if could else ""
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrolvm.objectives.arrangement import mean_of_each_datum
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.by_units import elbo_by_units
-from pyrolvm.objectives.schedules import check_weight
+from pyrolvm.objectives.schedules import check_weight, linear_warm_up
 from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
 from pyrolvm.weights import Draws, whole_counts
@@ -95,6 +95,8 @@ class ELBO(Objective):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
+        if kl_weight is linear_warm_up:
+            raise TypeError("'kl_weight' must be a number or a function of the step: call linear_warm_up(num_steps).")
         self.kl_weight: Any = kl_weight if callable(kl_weight) else check_weight("kl_weight", kl_weight)
         self.free_bits = check_weight("free_bits", free_bits)
         if not isinstance(analytic_kl, bool):

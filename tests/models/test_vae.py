@@ -267,6 +267,12 @@ def test_missing_entries_of_a_model_without_a_mask():
         lvm.fit(model, guide, x, num_steps=1, progress=False)
 
 
+def test_a_decoder_with_one_output_for_each_of_several():
+    """With a convolution it is the channels that are to be more, and their number is told."""
+    with pytest.raises(ValueError, match=r"take 6 outputs of the decoder, 2 for each; it has 3\. Build"):
+        VAE(2, MLP(2, [4], 3), lvm.likelihoods.HeteroscedasticGaussian()).check_data(torch.zeros(4, 3))
+
+
 def test_refused_values():
     with pytest.raises(ValueError, match=r"must hold only 0 and 1 .* first in row 1, column 2 \(0.5\)\. Binarize"):
         VAE(2, MLP(2, [4], 3)).check_data([[0.0, 1.0, 1.0], [0.0, 0.0, 0.5]])

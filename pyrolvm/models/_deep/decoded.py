@@ -92,8 +92,10 @@ class Decoded(PyroModule):
             raise ValueError(f"'x' must have shape (N, D); got {shape}. Use x.reshape(len(x), -1).")
         width = self.likelihood.num_outputs(shape[-1])
         if width != self.num_outputs:
+            each, rest = divmod(width, max(1, shape[-1]))
+            several = f", {each} for each" if each > 1 and not rest else ""
             raise ValueError(
-                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder; it has "
+                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder{several}; it has "
                 f"{self.num_outputs}. Build the decoder with {width} outputs."
             )
         return shape[-1]
