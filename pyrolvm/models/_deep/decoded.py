@@ -95,8 +95,8 @@ class Decoded(PyroModule):
             each, rest = divmod(width, max(1, shape[-1]))
             several = f", {each} for each" if each > 1 and not rest else ""
             raise ValueError(
-                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder{several}; it has "
-                f"{self.num_outputs}. Build the decoder with {width} outputs."
+                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder{several}; it "
+                f"has {self.num_outputs}. Build the decoder with {width} outputs."
             )
         return shape[-1]
 
