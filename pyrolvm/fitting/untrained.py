@@ -23,14 +23,16 @@ def untrained(*programs: Program | None) -> Iterator[None]:
     """
     modules = [module for program in programs if program is not None for module in modules_in_reach(program)]
     named = {p: f"'{name}' of {type(m).__name__}" for m in modules for name, p in m.named_parameters()}
-    waiting = {p: name for p, name in named.items() if p.requires_grad and p.grad is None}
+    waiting = {p: (name, p.grad, _version(p)) for p, name in named.items() if p.requires_grad}
     yield
     trained: set[Tensor] = {*parameters_of(*programs), *(p for _, p in pyro.get_param_store().named_parameters())}
-    found = {p: name for p, name in waiting.items() if p.grad is not None and p not in trained}
-    for p in found:
-        p.grad = None
+    found = []
+    for p, (name, gradient, version) in waiting.items():
+        if p not in trained and (p.grad is not gradient or _version(p) != version):
+            found.append(name)
+            p.grad = None
     if found:
-        (first, *others) = found.values()
+        first, *others = found
         warnings.warn(
             f"the loss depends on {first}{f' and {len(others)} more' if others else ''}, which Pyro does not know of, "
             'so that they were not trained. Let the program begin with pyro.module("decoder", decoder), say; or set '
@@ -38,3 +40,8 @@ def untrained(*programs: Program | None) -> Iterator[None]:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _version(parameter: Tensor) -> int:
+    """How often its gradient has been changed in place."""
+    return 0 if parameter.grad is None else parameter.grad._version

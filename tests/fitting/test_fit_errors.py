@@ -282,6 +282,10 @@ def test_a_network_that_pyro_does_not_know_of():
         fit(pair.model, None, X, num_steps=3)
     assert pair.net.bias == start
     assert pair.net.bias.grad is None
+    pair.net.bias.grad = torch.ones(1)  # left by another fit
+    with pytest.warns(UserWarning, match="which Pyro does not know of"):
+        fit(pair.model, None, X, num_steps=3)
+    assert pair.net.bias == start
     pair.net.requires_grad_(False)
     fit(pair.model, None, X, num_steps=3)
     known = Unregistered(registers=True)
