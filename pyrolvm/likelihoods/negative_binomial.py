@@ -105,12 +105,12 @@ class _StableNegativeBinomial(dist.NegativeBinomial):
 def _log_arrangements(r: Tensor, x: Tensor) -> Tensor:
     """log G(r + x) / (G(r) x!).
 
-    G(a + b - 1) / (G(a) G(b)) is symmetric in r and x + 1. The quotient by the larger one, a, is taken at once, since
-    the difference of two logarithms would be lost in rounding where a is large.
+    G(a + b - 1) / (G(a) G(b)) is symmetric in r and x + 1. Where the larger one, a, is large the quotient by it is
+    taken at once, since the difference of two logarithms would be lost in rounding.
     """
+    gamma, factorial = torch.lgamma(r), torch.lgamma(x + 1)
     a, b = torch.maximum(r, x + 1), torch.minimum(r, x + 1)
-    few, many, more = a.clamp(max=MANY), a.clamp(min=MANY), b - 1
+    many, more = a.clamp(min=MANY), b - 1
     series = (many + more - 0.5) * torch.log1p(more / many) - more + more * many.log()
-    series = series + stirling(many + more) - stirling(many)
-    quotient = torch.where(a > MANY, series, torch.lgamma((r + x).clamp(max=2 * MANY)) - torch.lgamma(few))
-    return quotient - torch.lgamma(b)
+    series = series + stirling(many + more) - stirling(many) - torch.where(r > x + 1, factorial, gamma)
+    return torch.where(a > MANY, series, torch.lgamma((r + x).clamp(max=2 * MANY)) - gamma - factorial)

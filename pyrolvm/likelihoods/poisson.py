@@ -73,8 +73,6 @@ class _PoissonOfLog(dist.Poisson):
         return torch.where(value > MANY, self._of_many(value.clamp(min=MANY)), few)
 
     def _of_many(self, x: Tensor) -> Tensor:
-        """By how far the rate is from a large count, as x log rate and log x! agree in all digits of float32."""
-        away = self.rate / x - 1
-        near = torch.log1p(away.clamp(-0.5, 1.0)) - away
-        log_ratio = torch.where((away > -0.5) & (away < 1.0), near, self.log_rate - x.log() - away)
-        return x * log_ratio - 0.5 * (2 * math.pi * x).log() - stirling(x)
+        """By the logarithm of rate / x, as x log rate and log x! agree in all digits that float32 has."""
+        log_ratio = self.log_rate - x.log()
+        return x * (log_ratio - log_ratio.expm1()) - 0.5 * (2 * math.pi * x).log() - stirling(x)

@@ -95,7 +95,7 @@ class ELBO(Objective):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
-        if kl_weight is linear_warm_up:
+        if kl_weight is linear_warm_up:  # type: ignore[comparison-overlap]
             raise TypeError("'kl_weight' must be a number or a function of the step: call linear_warm_up(num_steps).")
         self.kl_weight: Any = kl_weight if callable(kl_weight) else check_weight("kl_weight", kl_weight)
         self.free_bits = check_weight("free_bits", free_bits)
