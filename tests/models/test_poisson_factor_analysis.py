@@ -97,8 +97,8 @@ def test_what_is_no_count_is_refused(value, shown):
         PoissonFactorAnalysis(1, 3).check_data(x)
     with pytest.raises(ValueError, match="must hold counts"):
         lvm.evidence.exact(PoissonFactorAnalysis(1, 3), x)
+    model = PoissonFactorAnalysis(1, 3)
     with pytest.raises(ValueError, match="must hold counts"):
-        model = PoissonFactorAnalysis(1, 3)
         lvm.fit(model, lvm.guides.Amortized(model, torch.nn.Linear(3, 2)), x, num_steps=1, progress=False)
 
 
