@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from pyrolvm.capture import CaptureError, compiled, note, relative_size
+from pyrolvm.capture import CaptureError, compiled, note, noted, relative_size
 
 
 def test_the_size_of_a_graph_counts_its_operations():
@@ -38,6 +38,7 @@ def test_code_that_would_crash_the_process_is_refused(monkeypatch, tmp_path):
     for _ in range(2):
         with pytest.raises(CaptureError, match="crashes on this machine where it loads compiled code"):
             compiled(lambda x: (x,), (torch.ones(1),), "some step")
+        assert noted("some step") == {}  # as if it had never been compiled
         note("some step", library=str(library))
     assert len(calls) == 1  # and remembered
     assert calls[0][-1] == str(library)
