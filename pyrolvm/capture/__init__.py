@@ -11,12 +11,12 @@ from pyrolvm.capture.notes import note, noted
 from pyrolvm.capture.processors import compiled, is_cached, relative_size
 from pyrolvm.capture.recording import Recording, record
 from pyrolvm.capture.sources import is_library, source
-from pyrolvm.capture.steps import Runner as Runner
-from pyrolvm.capture.steps import while_less
+from pyrolvm.capture.steps import Runner, while_less
 
 __all__ = [
     "CaptureError",
     "Recording",
+    "Runner",
     "compiled",
     "is_cached",
     "is_library",
