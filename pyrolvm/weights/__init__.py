@@ -9,6 +9,7 @@ from pyrolvm.weights.log_weights import LogWeights, log_weights, nested_counts, 
 from pyrolvm.weights.marginals import marginals
 from pyrolvm.weights.particles import own_shape
 from pyrolvm.weights.parts import Parts, Term
+from pyrolvm.weights.predictive import Predictive, predictives
 from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.running import Gradient, draw
 from pyrolvm.weights.score import ScoreTerm
@@ -21,6 +22,7 @@ __all__ = [
     "Latent",
     "LogWeights",
     "Parts",
+    "Predictive",
     "ScoreTerm",
     "Term",
     "UnitKL",
@@ -36,6 +38,7 @@ __all__ = [
     "nested_counts",
     "own_shape",
     "path_surrogate",
+    "predictives",
     "present",
     "refuse_invalid",
     "refuse_no_number",
