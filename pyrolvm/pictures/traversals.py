@@ -20,7 +20,7 @@ __all__ = ["traversals"]
 
 _MOST_UNITS = 10
 _PARTICLES = 10  # for the spread of the latents over all data: each datum gives as many
-_DRAWS = 100  # for what else the decoder takes, of the one datum
+_DRAWS = 400  # for what else the decoder takes, of the one datum
 
 
 def traversals(
@@ -41,7 +41,7 @@ def traversals(
     A unit moves about its mean over the data, by its standard deviation there (that of the aggregate posterior), so
     that it stays where the decoder was trained, whatever the prior. A unit of whole numbers, such as a bit, takes one
     value after the other. A row of one image is a unit that has collapsed. A class y that the model enumerates is
-    kept at the datum's label, or at the most frequent of 100 draws given the datum: for images of another class, give
+    kept at the datum's label, or at the most frequent of 400 draws given the datum: for images of another class, give
     the datum another label.
 
     Args:

@@ -14,7 +14,7 @@ from pyrolvm.posterior._locals import Pair, Part
 from pyrolvm.posterior.imputation import Imputation, warn_if_doubtful
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating, module_of
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Predictive, check_count, predictives, refuse_invalid
+from pyrolvm.weights import Enumerated, Latent, Predictive, check_count, predictives, refuse_invalid
 
 __all__ = ["impute"]
 
@@ -51,7 +51,8 @@ def impute(
         num_particles: K, draws of the latents of each row.
         num_samples: S, joint draws of each row's missing entries, by sampling importance resampling.
         level: Probability of the intervals, between 0 and 1.
-        batch_size: Rows that are computed at once; None for as many as a few tens of megabytes allow.
+        batch_size: Rows that are computed at once; None for as many as a few tens of megabytes allow, times the number
+            of values that the model enumerates.
         data_plate: Name of the data plate; None to find it.
         seed: Seed of the draws; None draws from the caller's generators.
 
@@ -177,7 +178,8 @@ def _weighed(part: Part, num_particles: int, first_row: int) -> _Weighed:
     part.refuse_globals("and imputation weighs draws of each datum's own. Use a guide of single data alone.")
     if part.structure.is_joint or not part.structure.enumerated:
         part.refuse_none()
-    each, log_weights, first = [], [], 0
+    each: list[dict[str, Latent | Enumerated]] = []
+    log_weights, first = [], 0
     for size in part.sizes(num_particles):
         draws = part.draw(size, draw_enumerated=True)
         refuse_invalid(draws, first_row, first)

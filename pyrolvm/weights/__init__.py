@@ -4,6 +4,7 @@ from pyrolvm.programs import check_count
 from pyrolvm.weights.aggregate import log_guide_at
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
+from pyrolvm.weights.enumerated import Enumerated
 from pyrolvm.weights.invalid import refuse_invalid, refuse_no_number
 from pyrolvm.weights.log_weights import LogWeights, log_weights, nested_counts, present, whole_counts
 from pyrolvm.weights.marginals import marginals
@@ -18,6 +19,7 @@ from pyrolvm.weights.units import UnitKL, Units
 
 __all__ = [
     "Draws",
+    "Enumerated",
     "Gradient",
     "Latent",
     "LogWeights",

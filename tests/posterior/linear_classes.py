@@ -101,3 +101,14 @@ def class_guide(x, labels=None):
         pyro.sample("y", dist.Categorical(probabilities))
         rough = dist.Normal(torch.full((len(x), 2), 0.2, dtype=x.dtype), 1.5)
         pyro.sample("z", rough.to_event(1))
+
+
+class Switched(lvm.models.VAE):
+    """A bit for each datum that turns the signs of its latents."""
+
+    def forward(self, x=None, *, size=1):
+        with lvm.data_plate(size if x is None else x):
+            bit = pyro.sample("bit", dist.Bernoulli(torch.tensor(0.7)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            outputs = self.decoder(z * (2 * bit - 1).unsqueeze(-1))
+            return pyro.sample("x", self.likelihood.distribution(outputs), obs=x)
