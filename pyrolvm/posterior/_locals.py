@@ -59,9 +59,16 @@ class Pair:
         Args:
             args: Arguments of both programs.
             number: Of the row.
+
+        Raises:
+            ValueError: If the arguments are not row-aligned.
         """
         num_rows = count_rows(args)
-        assert num_rows is not None  # the caller has looked
+        if num_rows is None:
+            raise ValueError(
+                "a single row needs row-aligned tensors as arguments, all as long as 'x'. Bind others to model and "
+                "guide with functools.partial."
+            )
         name = self.data_plate or data_plate_of(self.model, args, {}) or "data"
         rows = torch.tensor([number % num_rows], device=next(v.device for v in args if isinstance(v, Tensor)))
         part = tuple(v[rows] if isinstance(v, Tensor) and v.dim() else v for v in args)

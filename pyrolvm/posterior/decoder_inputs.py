@@ -41,8 +41,8 @@ def decoder_inputs(
 ) -> DecoderInputs:
     """Draws of what `model.decode` takes, for each datum; while programs are evaluated.
 
-    Where `decode` takes several arguments they are called as their sites are; one is the latent that the model draws
-    last. So it is where the model has no such method.
+    Where `decode` takes several arguments, those with defaults left out, they are called as their sites are; one is the
+    latent that the model draws last. So it is where the model has no such method.
 
     Args:
         model: A Pyro program.
@@ -53,7 +53,8 @@ def decoder_inputs(
 
     Raises:
         ValueError: If the pair has problems, the guide draws no latent inside the data plate, `decode` takes what is no
-            latent there, or data depend on a site that is enumerated and that it does not take.
+            latent there, data depend on a site that is enumerated and that it does not take, or a single datum is asked
+            for where arguments are not row-aligned.
     """
     pair = Pair(model, guide, None)
     args, handler = (args, nullcontext()) if row is None else pair.row(args, row)
@@ -70,7 +71,8 @@ def decoder_inputs(
 
 def _names(model: Any, last: str, draws: Draws) -> list[str]:
     """Names of what is decoded."""
-    taken = list(signature(model.decode).parameters) if callable(getattr(model, "decode", None)) else []
+    parameters = signature(model.decode).parameters.values() if callable(getattr(model, "decode", None)) else ()
+    taken = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     taken = taken if len(taken) > 1 else [last]
     unknown = [name for name in taken if name not in draws.latents and name not in draws.enumerated]
     if unknown:

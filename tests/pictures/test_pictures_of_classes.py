@@ -139,8 +139,11 @@ def test_components_of_a_prior_do_not_matter():
 class Told(Switched):
     """Its means given the bit."""
 
-    def decode(self, z, bit):
-        return self._mean(z * (2 * bit - 1).unsqueeze(-1))
+    def forward(self, x=None, columns=None, *, size=1):
+        return super().forward(x, size=size)
+
+    def decode(self, z, bit, scale=1.0):
+        return scale * self._mean(z * (2 * bit - 1).unsqueeze(-1))
 
 
 class Misnamed(Switched):
@@ -159,6 +162,10 @@ def test_classes_that_decode_does_not_take():
                 show(switched, guide, X, draw=draw)
         with pytest.raises(ValueError, match=r"'decode' takes 'sign', which is no latent inside the data plate\. Call"):
             show(misnamed, guide, X)
+    with pytest.raises(
+        ValueError, match=r"row-aligned tensors as arguments, all as long as 'x'\. Bind others to model"
+    ):
+        lvm.pictures.traversals(told, guide, X[:3], torch.zeros(4))
 
 
 def test_refused_labels():
