@@ -30,8 +30,8 @@ class SemiSupervisedVAE(Decoded):
     The class is summed out: log p(x, z) = log N(z; 0, I) + log sum_y weights_y p(x | y, z), with the one term of the
     label where it is known. So the guide, `lvm.guides.Amortized(model, encoder)`, covers z alone, and the classes of
     new data are `lvm.marginals(model, guide, x)["y"].probs`. Data are (x, labels), -1 for an unknown label:
-    `lvm.fit(model, guide, (x, labels))`. Classes are told apart without labels only where z cannot do it: a wide z
-    leaves y nothing to say. The decoder runs K times for each datum.
+    `lvm.fit(model, guide, (x, labels))`; `lvm.impute` and `lvm.pictures` take labels after x. Classes are told apart
+    without labels only where z cannot do it: a wide z leaves y nothing to say. The decoder runs K times for each datum.
 
     Args:
         num_classes: K.

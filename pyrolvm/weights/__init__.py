@@ -4,11 +4,13 @@ from pyrolvm.programs import check_count
 from pyrolvm.weights.aggregate import log_guide_at
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
+from pyrolvm.weights.enumerated import Enumerated
 from pyrolvm.weights.invalid import refuse_invalid, refuse_no_number
 from pyrolvm.weights.log_weights import LogWeights, log_weights, nested_counts, present, whole_counts
 from pyrolvm.weights.marginals import marginals
 from pyrolvm.weights.particles import own_shape
 from pyrolvm.weights.parts import Parts, Term
+from pyrolvm.weights.predictive import Predictive, predictives
 from pyrolvm.weights.ring import log_mean_exp, logsumexp
 from pyrolvm.weights.running import Gradient, draw
 from pyrolvm.weights.score import ScoreTerm
@@ -17,10 +19,12 @@ from pyrolvm.weights.units import UnitKL, Units
 
 __all__ = [
     "Draws",
+    "Enumerated",
     "Gradient",
     "Latent",
     "LogWeights",
     "Parts",
+    "Predictive",
     "ScoreTerm",
     "Term",
     "UnitKL",
@@ -36,6 +40,7 @@ __all__ = [
     "nested_counts",
     "own_shape",
     "path_surrogate",
+    "predictives",
     "present",
     "refuse_invalid",
     "refuse_no_number",
