@@ -34,6 +34,7 @@ from pyrolvm.programs import (
     minibatch,
     module_of,
     on_device,
+    other_guides,
     parameter_scope,
     parameters_of,
     refuse_collisions,
@@ -266,6 +267,7 @@ def _name_of_plate(model: Program, batches: Batches, rows: Tensor, args: Any) ->
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:
     """The structure from a run of the pair, which also creates its parameters in the fit's own store."""
     structure, problems = inspect_pair(model, guide, args, {}, data_plate)
+    problems += other_guides(model, guide)
     CheckReport(tuple(problems), structure).raise_if_bad()
     return structure
 

@@ -216,7 +216,7 @@ class Loop:
         return self.validation.is_over
 
     def _had_a_turn(self, num_steps: int) -> bool:
-        """Whether all that is trained has moved in the last steps; else what is seen of the fit is not where it ends."""
+        """Whether all that is trained has moved in the last steps; else what is seen is not where the fit ends."""
         turns = self.schedule.turns
         return not turns.waiting(self.parameters) or bool(turns.moves(self._step - num_steps, num_steps).any())
 

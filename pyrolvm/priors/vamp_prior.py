@@ -35,6 +35,9 @@ class VampPrior(PyroModule):
     learned data in their place, chosen from without looking at x (the component is enumerated). Build the model, then
     its guide, then `tie` the two. Pyro's own objective for it is `TraceEnum_ELBO`.
 
+    Prior and guide learn together: to fit the model with another guide is refused, unless the prior, or the guide that
+    it is tied to, is frozen (`requires_grad_(False)`). Any guide may weigh it, as in `lvm.evidence.importance`.
+
     Args:
         num_latents: Dimension L of z.
         pseudo_inputs: What they are to begin with, shape (K, ...) as a batch of data: K rows of the data do.
@@ -92,6 +95,11 @@ class VampPrior(PyroModule):
             inside = start.clamp(low + 0.05 * (high - low), high - 0.05 * (high - low))
             self.pseudo_inputs = PyroParam(inside, constraint=constraints.interval(low, high))  # type: ignore[assignment]
         self._guide: tuple[Any, ...] = ()  # in a tuple, so that it does not become a submodule
+
+    @property
+    def kept_guide(self) -> Any:
+        """The guide that it is tied to; None before that."""
+        return self._guide[0] if self._guide else None
 
     def extra_repr(self) -> str:
         """Sizes, for the printed form."""
