@@ -13,6 +13,7 @@ from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
 from pyrolvm.comparison.pairs import Pairs, frozen
 from pyrolvm.evidence import DoubtfulEvidence, Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
+from pyrolvm.integers import is_integer
 from pyrolvm.programs import Program, Structure, as_arguments, check, check_values, chunks, count_rows
 
 __all__ = ["COLUMNS", "Plan", "Run", "Screened"]
@@ -138,7 +139,7 @@ class Plan:
         steps, turn = options.get("num_steps"), options.get("num_guide_steps", 1)
         if steps is None or options.get("num_epochs") is None:
             options.pop("num_epochs", None)
-            options["num_steps"] = min(steps, turn) if isinstance(steps, int) and isinstance(turn, int) else turn
+            options["num_steps"] = min(steps, turn) if is_integer(steps) and is_integer(turn) else turn
         return options
 
     def _fit(self, guide: str, objective: str, seed: int, options: dict[str, Any]) -> FitResult:

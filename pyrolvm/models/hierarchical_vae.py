@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded, output_width
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
+from pyrolvm.models._inputs import DataMatrix, as_batch
 from pyrolvm.programs import data_plate, evaluating, released
 from pyrolvm.seeding import seeded
 
@@ -89,7 +90,7 @@ class HierarchicalVAE(Decoded):
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             z = pyro.sample(f"z{len(self.num_latents)}", self._prior())
             for i in reversed(range(len(self.num_latents) - 1)):
                 z = pyro.sample(f"z{i + 1}", self._given_above(i, z))
@@ -125,7 +126,7 @@ class HierarchicalVAE(Decoded):
             ValueError: If n is below 1.
         """
         with seeded(seed), evaluating(self):
-            z = [self._prior().sample((as_count(n, "n"),))]
+            z = [self._prior().sample((as_integer(n, "n"),))]
             for i in reversed(range(len(self.num_latents) - 1)):
                 z.insert(0, self._given_above(i, z[0]).sample())
             return self.likelihood.distribution(self.decoder(z[0])).sample(), tuple(z)
@@ -142,7 +143,7 @@ class HierarchicalVAE(Decoded):
 def _as_sizes(num_latents: Any) -> tuple[int, ...]:
     if not isinstance(num_latents, Iterable) or isinstance(num_latents, str):
         raise TypeError(f"'num_latents' must be a sequence of dimensions, e.g. [8, 4]; got {num_latents!r}.")
-    sizes = tuple(as_count(size, "num_latents") for size in num_latents)
+    sizes = tuple(as_integer(size, "num_latents") for size in num_latents)
     if len(sizes) < 2:
         raise ValueError(f"'num_latents' must hold at least two dimensions; got {len(sizes)}. For one, use models.VAE.")
     return sizes

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
+from pyrolvm.models._inputs import DataMatrix, as_batch
 from pyrolvm.priors import Prior, StandardNormal
 from pyrolvm.programs import data_plate, evaluating, hidden, released
 from pyrolvm.seeding import seeded
@@ -53,7 +54,7 @@ class VAE(Decoded):
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
     ) -> None:
-        size = as_count(num_latents, "num_latents")
+        size = as_integer(num_latents, "num_latents")
         prior = StandardNormal(size) if prior is None else prior
         _check_prior(prior, size)
         super().__init__("vae", size, decoder, likelihood, prior)
@@ -74,7 +75,7 @@ class VAE(Decoded):
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             z = self._latents()
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
@@ -107,7 +108,7 @@ class VAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_integer(n, "n"), dim=-1):
             z = self._latents()
             return self.likelihood.distribution(self.decoder(z)).sample(), z
 

@@ -13,9 +13,10 @@ from pyro.infer.elbo import ELBOModule
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Kept, Program, Structure, as_arguments, evaluating, learning, modules_in_reach
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Gradient, check_count, draw, refuse_invalid
+from pyrolvm.weights import Draws, Gradient, draw, refuse_invalid
 
 __all__ = ["Estimate", "Objective"]
 
@@ -70,7 +71,7 @@ class Objective(pyro.infer.ELBO):
         vectorize_particles: bool = True,
         data_plate: str | None = None,
     ) -> None:
-        check_count("num_particles", num_particles)
+        num_particles = as_integer(num_particles, "num_particles")
         super().__init__(num_particles=num_particles)
         self.max_plate_nesting = math.inf if max_plate_nesting is None else max_plate_nesting
         self.vectorize_particles = vectorize_particles

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["Bernoulli"]
 
@@ -40,7 +40,7 @@ class Bernoulli(PyroModule):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__("bernoulli")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.logits = torch.nn.Parameter(torch.zeros(num_latents))
 

@@ -9,7 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm.flows import CouplingFlow, flow_options
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["Flow"]
 
@@ -53,7 +53,7 @@ class Flow(PyroModule):
         num_bins: int = 8,
     ) -> None:
         super().__init__("flow")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.flow = CouplingFlow(num_latents, 0, **flow_options(num_transforms, hidden_features, num_bins))
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)

@@ -9,7 +9,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["NormalMixture"]
 
@@ -49,8 +49,8 @@ class NormalMixture(PyroModule):
 
     def __init__(self, num_components: int, num_latents: int) -> None:
         super().__init__("normal_mixture")
-        check_count("num_components", num_components)
-        check_count("num_latents", num_latents)
+        num_components = as_integer(num_components, "num_components")
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_components, self.num_latents = num_components, num_latents
         self.logits = torch.nn.Parameter(torch.zeros(num_components))
         self.locs = torch.nn.Parameter(torch.randn(num_components, num_latents))

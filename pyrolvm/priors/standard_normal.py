@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["StandardNormal"]
 
@@ -39,7 +39,7 @@ class StandardNormal(PyroModule):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__("standard_normal")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)

@@ -12,7 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.programs import check_count, evaluation_mode, parameter_scope
+from pyrolvm.integers import as_integer
+from pyrolvm.programs import evaluation_mode, parameter_scope
 
 __all__ = ["VampPrior"]
 
@@ -72,7 +73,7 @@ class VampPrior(PyroModule):
         self, num_latents: int, pseudo_inputs: Float[Tensor, "K ..."], *, bounds: tuple[float, float] | None = None
     ) -> None:
         super().__init__("vamp_prior")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         try:
             start = torch.as_tensor(pseudo_inputs, dtype=torch.get_default_dtype()).detach().clone()

@@ -8,7 +8,6 @@ from pyro.poutine import block, replay
 from pyrolvm.programs.arguments import (
     as_arguments,
     at_once,
-    check_count,
     check_values,
     chunks,
     count_rows,
@@ -88,7 +87,6 @@ __all__ = [
     "block",
     "buffers_of",
     "check",
-    "check_count",
     "check_values",
     "chunks",
     "count_rows",
