@@ -44,10 +44,13 @@ class Bernoulli(PyroModule):
         self.num_latents = num_latents
         self.logits = torch.nn.Parameter(torch.zeros(num_latents))
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Bits, 0 or 1 as floats, shape (..., L).
         """
-        return pyro.sample("z", dist.Bernoulli(logits=self.logits).to_event(1))
+        return pyro.sample(name, dist.Bernoulli(logits=self.logits).to_event(1))

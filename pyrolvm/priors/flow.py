@@ -59,10 +59,13 @@ class Flow(PyroModule):
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
-        return pyro.sample("z", self.flow(None, self.loc, self.scale))
+        return pyro.sample(name, self.flow(None, self.loc, self.scale))

@@ -65,12 +65,15 @@ class NormalMixture(PyroModule):
         """Mixture weights, shape (K,), summing to 1."""
         return self.logits.softmax(-1)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with sites "component" (enumerated) and "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with sites "component" (enumerated) and that of the latents.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
         component = pyro.sample("component", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
         loc, scale = (Vindex(value)[..., component, :] for value in (self.locs, self.scale))
-        return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+        return pyro.sample(name, dist.Normal(loc, scale).to_event(1))

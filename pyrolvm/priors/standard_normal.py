@@ -44,10 +44,13 @@ class StandardNormal(PyroModule):
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
-        return pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
+        return pyro.sample(name, dist.Normal(self.loc, self.scale).to_event(1))
