@@ -216,6 +216,17 @@ def test_a_fit_is_loaded_into_a_model_with_its_own_guide(tmp_path):
     torch.testing.assert_close(new.sample(3, seed=1), model.sample(3, seed=1))
 
 
+@pytest.mark.parametrize("name", ["itself", "partial", "a function", "a join"])
+def test_its_own_guide_is_known_in_a_file_however_it_comes(name, tmp_path):
+    model, guide = pair()
+    fit(*OWN[name](model, guide)).save(tmp_path / "fit")
+    new, own = pair()
+    lvm.load(tmp_path / "fit", *OWN[name](new, own), data())
+    torch.testing.assert_close(new.sample(3, seed=1), model.sample(3, seed=1))
+    with pytest.raises(ValueError, match=REFUSED):
+        lvm.load(tmp_path / "fit", *(OTHER | {"itself": OTHER["another"]})[name](new, own), data())
+
+
 def test_a_model_copied_by_itself_keeps_the_prior_it_had():
     model, guide = pair()
     twin = copy.deepcopy(model)
