@@ -8,12 +8,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.pictures._decoding import check_model, decoded, drawn
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
 from pyrolvm.posterior import decoder_inputs
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["reconstructions"]
 
@@ -67,7 +67,7 @@ def reconstructions(
         ['x', 'mean']
     """
     check_model(model, *(() if draw else ("decode",)))
-    check_count("num_particles", num_particles)
+    num_particles = as_integer(num_particles, "num_particles")
     data, *others = as_arguments((x, *args), model, guide)
     check_values(model, (data, *others))
     if len(data) > MOST_IMAGES:

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrolvm.integers import as_integer, is_integer
 from pyrolvm.pictures._decoding import check_model, decoded, drawn
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
 from pyrolvm.posterior import DecoderInputs, decoder_inputs, features
 from pyrolvm.programs import Program, as_arguments, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["traversals"]
 
@@ -83,7 +83,9 @@ def traversals(
         ['z[1]', 'z[0]']
     """
     check_model(model, *(() if draw else ("decode",)))
-    _check_options(row, num_steps, span)
+    num_steps = as_integer(num_steps, "num_steps")
+    row = as_integer(row, "row", least=None)
+    _check_span(span, num_steps)
     data = as_arguments((x, *args), model, guide)
     with seeded(seed):
         every = torch.as_tensor(features(model, guide, *data)).to(data[0].device)
@@ -115,10 +117,7 @@ def traversals(
     )
 
 
-def _check_options(row: Any, num_steps: Any, span: Any) -> None:
-    check_count("num_steps", num_steps)
-    if isinstance(row, bool) or not isinstance(row, int):
-        raise TypeError(f"'row' must be an integer; got {row!r}.")
+def _check_span(span: Any, num_steps: int) -> None:
     if isinstance(span, bool) or not isinstance(span, int | float):
         raise TypeError(f"'span' must be a number; got {span!r}.")
     if num_steps < 2 or not 0 < span < np.inf:
@@ -160,7 +159,7 @@ def _chosen(units: Sequence[int] | None, means: Float[Tensor, "rows num_latents"
         order = torch.argsort(means.var(0, correction=0), descending=True, stable=True)
         found: list[int] = order[:_MOST_UNITS].tolist()
         return found
-    if not isinstance(units, Sequence) or not all(isinstance(u, int) and not isinstance(u, bool) for u in units):
+    if not isinstance(units, Sequence) or not all(map(is_integer, units)):
         raise TypeError(f"'units' must be a sequence of integers, e.g. [0, 1]; got {units!r}.")
     if not units or not all(0 <= unit < width for unit in units):
         raise ValueError(f"'units' must be one or more of 0..{width - 1}, the units of the latent; got {list(units)}.")

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.posterior._locals import Pair, Part, by_row
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Latent, check_count
+from pyrolvm.weights import Draws, Latent
 
 __all__ = ["features"]
 
@@ -64,9 +65,9 @@ def features(
         array([[0.5],
                [1.5]], dtype=float32)
     """
-    check_count("num_particles", num_particles)
+    num_particles = as_integer(num_particles, "num_particles")
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model, guide)
     check_values(model, args)
     pair, found = Pair(model, guide, data_plate), []

@@ -9,12 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyrolvm.evidence import pareto_khat
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Masked
 from pyrolvm.posterior._locals import Pair, Part
 from pyrolvm.posterior.imputation import Imputation, warn_if_doubtful
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating, module_of
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Enumerated, Latent, Predictive, check_count, predictives, refuse_invalid
+from pyrolvm.weights import Enumerated, Latent, Predictive, predictives, refuse_invalid
 
 __all__ = ["impute"]
 
@@ -86,9 +87,9 @@ def impute(
         >>> bool(found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1])
         True
     """
-    counts = {"num_particles": num_particles, "num_samples": num_samples}
-    for name, value in (counts if batch_size is None else {**counts, "batch_size": batch_size}).items():
-        check_count(name, value)
+    num_particles, num_samples = as_integer(num_particles, "num_particles"), as_integer(num_samples, "num_samples")
+    if batch_size is not None:
+        batch_size = as_integer(batch_size, "batch_size")
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
         raise ValueError(f"'level' must be a probability between 0 and 1; got {level!r}.")
     _refuse_others(model)

@@ -8,6 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm.programs.binding import parameter_scope, unbind
+from pyrolvm.programs.keeping import other_guides
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import active_minibatch
 from pyrolvm.programs.problems import PairError, Problem
@@ -83,6 +84,7 @@ def check(
     with parameter_scope(model, guide):
         try:
             structure, problems = inspect_pair(plain_model, plain_guide, args, kwargs, data_plate)
+            problems += other_guides(plain_model, plain_guide)
         except PairError as error:
             return CheckReport((error.problem,), None)
         except Exception as error:  # whatever a user's program raises is the finding

@@ -1,6 +1,5 @@
 """The one bridge to Pyro's traces: log-densities and log weights of a pair, for each particle and datum."""
 
-from pyrolvm.programs import check_count
 from pyrolvm.weights.aggregate import log_guide_at
 from pyrolvm.weights.copies import path_surrogate
 from pyrolvm.weights.draws import Draws, Latent
@@ -29,7 +28,6 @@ __all__ = [
     "Term",
     "UnitKL",
     "Units",
-    "check_count",
     "draw",
     "log_guide_at",
     "log_guide_of_simulation",

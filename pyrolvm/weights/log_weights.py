@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, check_count, evaluation_mode, existing_parameters
+from pyrolvm.integers import as_integer
+from pyrolvm.programs import Program, Structure, as_arguments, evaluation_mode, existing_parameters
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_invalid
@@ -148,8 +149,8 @@ def log_weights(
         >>> w.local.shape, w.global_
         (torch.Size([5, 3]), None)
     """
-    check_count("num_particles", num_particles)
-    check_count("num_global_particles", num_global_particles)
+    num_particles = as_integer(num_particles, "num_particles")
+    num_global_particles = as_integer(num_global_particles, "num_global_particles")
     args = as_arguments(args, model, guide)
     with seeded(seed), existing_parameters(), evaluation_mode(model, guide):
         draws = draw(
