@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, Transform, constraints
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["CouplingFlow", "flow_options"]
 
@@ -28,16 +28,15 @@ def flow_options(num_transforms: int, hidden_features: Sequence[int], num_bins: 
         TypeError: If a number is not an integer.
         ValueError: If one is below 1, or there is no hidden layer.
     """
-    check_count("num_transforms", num_transforms)
-    check_count("num_bins", num_bins)
+    num_transforms = as_integer(num_transforms, "num_transforms")
+    num_bins = as_integer(num_bins, "num_bins")
     if not isinstance(hidden_features, Sequence) or isinstance(hidden_features, str) or not hidden_features:
         raise ValueError(
             "'hidden_features' must have a width for each hidden layer, at least one, such as (32, 32); "
             f"got {hidden_features!r}."
         )
-    for width in hidden_features:
-        check_count("hidden_features", width)
-    return {"num_transforms": num_transforms, "hidden_features": tuple(hidden_features), "num_bins": num_bins}
+    widths = tuple(as_integer(width, "hidden_features") for width in hidden_features)
+    return {"num_transforms": num_transforms, "hidden_features": widths, "num_bins": num_bins}
 
 
 class CouplingFlow(torch.nn.Module):

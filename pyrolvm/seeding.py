@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from pyrolvm.integers import is_integer
+
 __all__ = ["seeded"]
 
 
@@ -33,7 +35,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+    if not is_integer(seed):
         raise TypeError(f"'seed' must be an integer or None; got {seed!r}.")
     if seed < 0:
         raise ValueError(f"'seed' must not be negative; got {seed}.")

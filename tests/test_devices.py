@@ -137,6 +137,28 @@ def test_what_is_said_of_single_data(device):
         assert len(lvm.pictures.traversals(vae, amortized, x, draw=draw, seed=0).axes) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pyrolvm.posterior.DoubtfulImputation")
+def test_what_is_said_of_data_with_classes(device):
+    """Classes are drawn where the model is; a label keeps its class, and what is missing has that class's mean."""
+    x = torch.full((3, 4), torch.nan)
+    x[:, 0] = 0.0
+    decoder = torch.nn.Linear(2 + 3, 4)
+    with torch.no_grad():
+        decoder.weight.zero_()[1:, 2:].copy_(torch.tensor([1.0, 5.0, 9.0]))
+        decoder.bias.zero_()
+    masked = lvm.likelihoods.Masked(lvm.likelihoods.Gaussian(0.1))
+    model = lvm.models.SemiSupervisedVAE(3, 2, decoder, masked).to(device)
+    amortized = lvm.guides.Amortized(model, torch.nn.Sequential(lvm.nn.FillMissing(), torch.nn.Linear(8, 4)).to(device))
+    labels = torch.arange(3)
+    lvm.bind(model, amortized, x.to(device), labels.to(device))
+    found = lvm.impute(model, amortized, x, labels, num_particles=200, seed=0)
+    truth = torch.tensor([[1.0], [5.0], [9.0]]).expand(3, 3)
+    torch.testing.assert_close(torch.tensor(found.mean[:, 1:]), truth)
+    assert len(lvm.pictures.reconstructions(model, amortized, x, labels, seed=0).axes) == 1
+    figure = lvm.pictures.traversals(model, amortized, x, labels, row=2, num_steps=2, seed=0)
+    assert figure.axes[0].get_title(loc="left") == "y = 2"
+
+
 @pytest.mark.gpu
 def test_what_differs_from_step_to_step_is_compiled_for_the_device():
     """Fresh bits, a weight that warms up, steps of the guide alone: in a graph, with the losses of eager steps."""

@@ -22,8 +22,8 @@ from pyrolvm.comparison.options import (
 from pyrolvm.comparison.pairs import MakeGuide, MakeModel, Pairs
 from pyrolvm.comparison.result import Comparison, Settings
 from pyrolvm.comparison.runs import COLUMNS, Plan, Run
+from pyrolvm.integers import as_integer
 from pyrolvm.objectives import ELBO
-from pyrolvm.weights import check_count
 
 __all__ = ["compare"]
 
@@ -103,9 +103,9 @@ def compare(
     check_objectives(objectives)
     numbers = check_seeds(seeds)
     options = check_fit_options(fit_options)
-    check_count("num_particles", num_particles)
+    num_particles = as_integer(num_particles, "num_particles")
     if evaluation_batch_size is not None:
-        check_count("evaluation_batch_size", evaluation_batch_size)
+        evaluation_batch_size = as_integer(evaluation_batch_size, "evaluation_batch_size")
     plan = Plan(
         pairs=Pairs(make_model, dict(guides), freeze_model),
         objectives=dict(objectives),

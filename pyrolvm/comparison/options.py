@@ -10,6 +10,7 @@ import pyro.infer
 import torch
 
 from pyrolvm.fitting import fit
+from pyrolvm.integers import is_integer
 
 __all__ = ["as_number", "check_fit_options", "check_guides", "check_make_model", "check_objectives", "check_seeds"]
 
@@ -111,7 +112,7 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     if not isinstance(seeds, Sequence | range) or isinstance(seeds, str):
         raise TypeError(f"'seeds' must be a tuple of integers, such as (0, 1, 2); got {seeds!r}.")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        if not is_integer(seed):
             raise TypeError(f"'seeds' must be integers; got {seed!r}.")
     numbers = tuple(int(seed) for seed in seeds)
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
@@ -147,7 +148,7 @@ def check_fit_options(options: Any) -> dict[str, Any]:
         )
     for name in ("num_steps", "num_epochs"):
         value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        if value is not None and (not is_integer(value) or value < 1):
             raise ValueError(f"fit_options['{name}'] must be a positive integer; got {value!r}.")
     return dict(options)
 

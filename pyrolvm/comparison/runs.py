@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyrolvm.comparison.evaluation import Evaluation, arguments_of, evaluate
 from pyrolvm.comparison.pairs import Pairs, frozen
 from pyrolvm.evidence import DoubtfulEvidence, Evidence, pareto_threshold
 from pyrolvm.fitting import FitResult, fit
+from pyrolvm.integers import is_integer
 from pyrolvm.programs import Program, Structure, as_arguments, check, check_values, chunks, count_rows
 
 __all__ = ["COLUMNS", "Plan", "Run", "Screened"]
@@ -122,7 +123,7 @@ class Plan:
     def _look(self, model: Program, guide: Program | None, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Check the pair on the first rows, and return these."""
         _, part, handler = next(chunks(args, self.batch_size, self.data_plate or "data"))
-        with handler:
+        with handler, self._held(model):
             report = check(model, guide, *part, data_plate=self.data_plate)
         report.raise_if_bad()
         assert isinstance(report.structure, Structure)
@@ -133,11 +134,12 @@ class Plan:
         return part
 
     def _one_step(self) -> dict[str, Any]:
-        """The options with a single step, unless they contradict each other, which `fit` then says."""
+        """The options with a single step of all, unless they contradict each other, which `fit` then says."""
         options = dict(self.fit_options)
-        if options.get("num_steps") is None or options.get("num_epochs") is None:
+        steps, turn = options.get("num_steps"), options.get("num_guide_steps", 1)
+        if steps is None or options.get("num_epochs") is None:
             options.pop("num_epochs", None)
-            options["num_steps"] = 1
+            options["num_steps"] = min(steps, turn) if is_integer(steps) and is_integer(turn) else turn
         return options
 
     def _fit(self, guide: str, objective: str, seed: int, options: dict[str, Any]) -> FitResult:
@@ -148,10 +150,12 @@ class Plan:
             "seed": seed,
             "progress": False,
         }
-        if not self.pairs.freeze_model:
+        with self._held(model):
             return fit(model, built, self.data, **options)
-        with frozen(model):
-            return fit(model, built, self.data, **options)
+
+    def _held(self, model: Program) -> Any:
+        """A block in which a model that is taken as it is given stays so."""
+        return frozen(model) if self.pairs.freeze_model else nullcontext()
 
     def run(self, guide: str, objective: str, seed: int) -> Run:
         """Fit and evaluate one pair. A run that fails gives a row that says why.

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pyrolvm.weights import check_count
+from pyrolvm.integers import as_integer
 
-__all__ = ["check_repeats", "checked_counts"]
+__all__ = ["checked_counts"]
 
 
 def checked_counts(num_particles: Any) -> tuple[int, ...]:
@@ -20,26 +20,9 @@ def checked_counts(num_particles: Any) -> tuple[int, ...]:
     """
     if not isinstance(num_particles, Sequence) or isinstance(num_particles, str):
         raise TypeError(f"'num_particles' must be a sequence of integers, such as (1, 4, 16); got {num_particles!r}.")
-    counts = tuple(num_particles)
+    counts = tuple(as_integer(count, "num_particles") for count in num_particles)
     if not counts:
         raise ValueError("'num_particles' must have at least one entry, such as (1, 4, 16); got none.")
-    for count in counts:
-        check_count("num_particles", count)
     if any(later <= earlier for earlier, later in zip(counts, counts[1:], strict=False)):
         raise ValueError(f"'num_particles' must be increasing; got {counts}. Give each K once, in order.")
     return counts
-
-
-def check_repeats(num_repeats: Any) -> None:
-    """Refuse fewer than two repeats.
-
-    Args:
-        num_repeats: What the user passed.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is below 2.
-    """
-    check_count("num_repeats", num_repeats)
-    if num_repeats < 2:
-        raise ValueError(f"'num_repeats' must be at least 2, to have a standard deviation; got {num_repeats}.")

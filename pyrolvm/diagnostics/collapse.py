@@ -14,6 +14,7 @@ from torch import Tensor
 from pyrolvm.diagnostics.collapse_result import Collapse
 from pyrolvm.diagnostics.collapse_survey import Mean, Survey, log_aggregate, survey
 from pyrolvm.diagnostics.predicted_rates import rates_of_model
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Structure,
@@ -26,7 +27,6 @@ from pyrolvm.programs import (
     structure_of,
 )
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["collapse"]
 
@@ -112,11 +112,9 @@ def collapse(
 
 def _check_options(num_draws: Any, num_particles: Any, threshold: Any, batch_size: Any) -> None:
     for name, value, least in (("num_draws", num_draws, 3), ("num_particles", num_particles, 2)):
-        check_count(name, value)
-        if value < least:
-            raise ValueError(f"'{name}' must be at least {least}, to have a standard error; got {value}.")
+        as_integer(value, name, least=least, why=", to have a standard error")
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        as_integer(batch_size, "batch_size")
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 < float(threshold) < math.inf:
         raise ValueError(f"'threshold' must be a positive number; got {threshold!r}.")
 

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.diagnostics.checks import check_repeats, checked_counts
+from pyrolvm.diagnostics.checks import checked_counts
 from pyrolvm.diagnostics.evidence_estimators import Estimator, Name, estimators_of
 from pyrolvm.diagnostics.evidence_result import EvidenceError, is_off
 from pyrolvm.evidence import exact
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program, as_arguments, evaluating
 from pyrolvm.seeding import seeded
 
@@ -74,7 +75,7 @@ def evidence_error(
         ['uniform', 'uniform', 'prior', 'prior']
     """
     counts = checked_counts(num_particles)
-    check_repeats(num_repeats)
+    num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
     args = as_arguments(args, model, guide)
     with evaluating(model, guide):
         found = estimators_of(model, guide, args, data_plate, estimators)

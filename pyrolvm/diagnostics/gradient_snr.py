@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrolvm.diagnostics.checks import check_repeats, checked_counts
+from pyrolvm.diagnostics.checks import checked_counts
 from pyrolvm.diagnostics.parameters import Parameter, restored, sharing, trainable
 from pyrolvm.diagnostics.snr_result import GradientSNR
+from pyrolvm.integers import as_integer
 from pyrolvm.objectives import Objective
 from pyrolvm.programs import Empty, Program, as_arguments, device_of, existing_parameters, on_device
 from pyrolvm.seeding import seeded
@@ -85,7 +86,7 @@ def gradient_snr(
     """
     ready = _ready(objective, data_plate)
     counts = checked_counts(num_particles)
-    check_repeats(num_repeats)
+    num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
     args = as_arguments(args, model, guide)
     guide = sharing(model, guide)
     partner = Empty() if guide is None else guide

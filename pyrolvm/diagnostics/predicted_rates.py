@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Gaussian
 from pyrolvm.models import VAE, ProbabilisticPCA
 from pyrolvm.programs import as_arguments
-from pyrolvm.weights import check_count
 
 __all__ = ["predicted_rates", "rates_of_model"]
 
@@ -43,7 +43,7 @@ def predicted_rates(x: Any, scale: float, num_latents: int) -> Float[np.ndarray,
         >>> predicted_rates(x, scale=1.0, num_latents=2)
         array([0.752..., 0. ])
     """
-    check_count("num_latents", num_latents)
+    num_latents = as_integer(num_latents, "num_latents")
     try:
         (data,) = as_arguments((x,))
         matrix = torch.as_tensor(data).detach().double().cpu()

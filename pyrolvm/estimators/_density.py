@@ -94,7 +94,7 @@ def check_count(value: Any, name: str) -> None:
         TypeError: If it is not an integer.
         ValueError: If it is below 1.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # which is a number to scikit-learn
         raise TypeError(f"{name} must be an integer; got {value!r}.")
     check_scalar(value, name, Integral, min_val=1)
 

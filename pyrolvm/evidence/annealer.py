@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pyrolvm.evidence.annealing import StepSizes, anneal, num_pilot_transitions, sigmoidal_temperatures, tune
 from pyrolvm.evidence.chains import Chains
 from pyrolvm.evidence.evidence import evidence_of_weights, held_constant
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Simulation,
@@ -24,7 +25,6 @@ from pyrolvm.programs import (
     rows_in_play,
     structure_of,
 )
-from pyrolvm.weights import check_count
 
 __all__ = ["AnnealedWeights", "Annealer", "Options"]
 
@@ -50,9 +50,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "num_temperatures", "num_leapfrog_steps"):
-            check_count(name, getattr(self, name))
+            as_integer(getattr(self, name), name)
         if self.batch_size is not None:
-            check_count("batch_size", self.batch_size)
+            as_integer(self.batch_size, "batch_size")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import torch
 
 from pyrolvm.evidence.evidence import Evidence, exact_evidence, held_constant
 from pyrolvm.evidence.quadrature import by_quadrature
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program, as_arguments, check, chunks, data_plate_of, evaluating, structure_of
-from pyrolvm.weights import check_count, draw, refuse_invalid
+from pyrolvm.weights import draw, refuse_invalid
 
 __all__ = ["exact"]
 
@@ -42,7 +43,7 @@ def exact(model: Program, *args: Any, batch_size: int | None = None, data_plate:
         0.25
     """
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model)
     closed_form = getattr(model, "log_density", None)
     with evaluating(model):

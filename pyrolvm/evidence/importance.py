@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyrolvm.evidence.evidence import Evidence, evidence_of_weights, held_constant, warn_if_doubtful
 from pyrolvm.evidence.weighing import Chunk, Weighing
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Structure,
@@ -25,7 +26,7 @@ from pyrolvm.programs import (
     structure_of,
 )
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, check_count, draw, log_mean_exp, refuse_invalid
+from pyrolvm.weights import Draws, draw, log_mean_exp, refuse_invalid
 
 __all__ = ["Sampler", "importance"]
 
@@ -79,10 +80,10 @@ def importance(
         >>> importance(model, model, num_particles=100).log_evidence.item()
         0.0
     """
-    check_count("num_particles", num_particles)
-    check_count("num_local_particles", num_local_particles)
+    num_particles = as_integer(num_particles, "num_particles")
+    num_local_particles = as_integer(num_local_particles, "num_local_particles")
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model, guide)
     check_values(model, args)
     sampler = Sampler(model, guide, args, batch_size, data_plate, num_particles, num_local_particles)

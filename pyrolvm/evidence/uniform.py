@@ -4,8 +4,8 @@ from typing import Any
 
 from pyrolvm.evidence.evidence import Evidence, warn_if_doubtful
 from pyrolvm.evidence.importance import Sampler
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program, as_arguments, check_values, uniform_guide
-from pyrolvm.weights import check_count
 
 __all__ = ["uniform"]
 
@@ -51,9 +51,9 @@ def uniform(
         >>> abs(evidence.log_evidence.exp().item() - 0.26) < 0.01
         True
     """
-    check_count("num_samples", num_samples)
+    num_samples = as_integer(num_samples, "num_samples")
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model)
     check_values(model, args)
     sampler = Sampler(model, uniform_guide(model), args, batch_size, data_plate, num_samples, 1)

@@ -16,6 +16,7 @@ from pyrolvm.fitting.em_data import rows_of
 from pyrolvm.fitting.em_runs import Bar, Options, Run, climb
 from pyrolvm.fitting.em_sums import Sums, runs_at_once, starts_at_once
 from pyrolvm.fitting.results import FitResult
+from pyrolvm.integers import as_integer
 from pyrolvm.seeding import seeded
 
 __all__ = ["ExpectationMaximization", "fit_em"]
@@ -144,8 +145,8 @@ def fit_em(
         )
     options = _checked_options(num_iterations, tolerance)
     if batch_size is not None:
-        _check_count(batch_size, "batch_size", 1)
-    _check_count(num_restarts, "num_restarts", 0)
+        batch_size = as_integer(batch_size, "batch_size")
+    num_restarts = as_integer(num_restarts, "num_restarts", least=0)
     if sample_weights is not None and "sample_weights" not in signature(model.expect).parameters:
         raise TypeError(
             f"'sample_weights' must be None: the E-step of {type(model).__name__} takes no weights of rows."
@@ -264,14 +265,7 @@ def _warn_if_doubtful(run: Run, degenerate: tuple[int, ...], options: Options, n
 
 
 def _checked_options(num_iterations: int, tolerance: float) -> Options:
-    _check_count(num_iterations, "num_iterations", 1)
+    num_iterations = as_integer(num_iterations, "num_iterations")
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"'tolerance' must be a number of at least 0, in nats per row; got {tolerance}.")
     return Options(num_iterations, tolerance)
-
-
-def _check_count(value: Any, name: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"'{name}' must be an integer; got {value!r}.")
-    if value < least:
-        raise ValueError(f"'{name}' must be at least {least}; got {value}.")

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pyrolvm.fitting.batches import Batches, batches_of
-from pyrolvm.fitting.loop import Loop
+from pyrolvm.fitting.loop import MOST_STEPS, Loop
 from pyrolvm.fitting.options import check_options
 from pyrolvm.fitting.pacing import Compile, Pace
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.fitting.settling import settling
 from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.transforms import Transform, refuse_unsuited
+from pyrolvm.fitting.turns import refuse_endless
 from pyrolvm.fitting.untrained import untrained
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import ELBO
@@ -34,6 +35,7 @@ from pyrolvm.programs import (
     minibatch,
     module_of,
     on_device,
+    other_guides,
     parameter_scope,
     parameters_of,
     refuse_collisions,
@@ -88,7 +90,8 @@ def fit(
         num_epochs: Number of passes over the data, in place of ``num_steps``.
         num_guide_steps: Steps of the guide for each step of the model: of each run of so many steps, all move the
             guide's parameters, and the last the model's too. Above 1 it keeps an encoder from lagging behind its
-            decoder (He, Spokoyny, Neubig and Berg-Kirkpatrick 2019). Parameters of both count as the model's.
+            decoder (He, Spokoyny, Neubig and Berg-Kirkpatrick 2019). Parameters of both count as the model's. No fit
+            is ended, by ``patience`` or since the loss stays, while the model waits for its turn.
         batch_size: Rows of a minibatch; None for all rows at each step. Each epoch is reshuffled, and its incomplete
             batch dropped.
         transform: A function of a batch's tensors that gives the tensors that the programs see, called anew at each
@@ -135,6 +138,8 @@ def fit(
     chosen = _placed(device, plain_model, plain_guide)
     batches = batches_of(data, batch_size, plain_model, plain_guide, device=chosen)
     held_out = None if validation is None else batches_of(validation, None, plain_model, plain_guide, device=chosen)
+    total_steps = _total_steps(num_steps, num_epochs, batches)
+    refuse_endless(num_guide_steps, total_steps or MOST_STEPS)
     refuse_collisions(plain_model, plain_guide)
     base_seed = int(torch.randint(2**31, ())) if seed is None else seed
     with _frozen(model, guide) as frozen, seeded(base_seed), on_device(chosen), parameter_scope(model, guide) as state:
@@ -164,7 +169,7 @@ def fit(
             num_guide_steps,
         )
         with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches), untrained(model, guide):
-            converged = loop.run(_total_steps(num_steps, num_epochs, batches), progress)
+            converged = loop.run(total_steps, progress)
     late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
     fitted = bind_state(plain_model, state, [*structure.model_parameters, *late])
     assert fitted is not None
@@ -266,6 +271,7 @@ def _name_of_plate(model: Program, batches: Batches, rows: Tensor, args: Any) ->
 def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str | None) -> Structure:
     """The structure from a run of the pair, which also creates its parameters in the fit's own store."""
     structure, problems = inspect_pair(model, guide, args, {}, data_plate)
+    problems += other_guides(model, guide)
     CheckReport(tuple(problems), structure).raise_if_bad()
     return structure
 

@@ -23,12 +23,12 @@ from pyrolvm.fitting.turns import Turns
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
 
-__all__ = ["Loop"]
+__all__ = ["MOST_STEPS", "Loop"]
 
 _MOST_EAGER = 50
 _CONVERGENCE_EVERY = 500
 _VALIDATION_EVERY = 100
-_MOST_STEPS = 100_000
+MOST_STEPS = 100_000  # where no number of steps is given
 
 
 class Loop:
@@ -102,8 +102,8 @@ class Loop:
             self.pace.note()
             if progress and self.pace.choice == "auto":
                 bar.write(f"fit: {self.pace.reason}", file=sys.stderr)
-        if converged is False and self._step >= _MOST_STEPS:
-            warnings.warn(f"the fit has not converged after {_MOST_STEPS} steps.", UserWarning, stacklevel=3)
+        if converged is False and self._step >= MOST_STEPS:
+            warnings.warn(f"the fit has not converged after {MOST_STEPS} steps.", UserWarning, stacklevel=3)
         if self._best is not None:
             self._best.restore(self)
         if remark := self.schedule.remark(self._step):
@@ -112,7 +112,7 @@ class Loop:
 
     def _run(self, num_steps: int | None, bar: Any) -> bool | None:
         stream: Iterator[Batch] = self._stream()
-        most = num_steps or _MOST_STEPS
+        most = num_steps or MOST_STEPS
         while self._step < most:
             size = min(self.pace.block_size(), most - self._step, self._until_validation())
             if self._step < self.schedule.turns.num_guide_steps:  # no step can be captured before all have moved
@@ -137,8 +137,10 @@ class Loop:
         return None if num_steps is not None else False
 
     def _has_converged(self) -> bool:
-        """Whether the loss has stopped falling since it has been that of one objective."""
-        return has_converged(self.losses[self.schedule.last_change(self._step, _MOST_STEPS) :])
+        """Whether the loss has stopped falling since it has been that of one objective, the model having had a turn."""
+        if not self._had_a_turn(_CONVERGENCE_EVERY):
+            return False
+        return has_converged(self.losses[self.schedule.last_change(self._step, MOST_STEPS) :])
 
     def _stream(self) -> Iterator[Batch]:
         """Batches for ever, from the step where the loop is."""
@@ -197,19 +199,26 @@ class Loop:
 
     def _until_validation(self) -> int:
         every = self._validation_period()
-        return every - self._step % every if self.validation is not None else _MOST_STEPS
+        return every - self._step % every if self.validation is not None else MOST_STEPS
 
     def _validation_period(self) -> int:
         return _VALIDATION_EVERY if self.batches.batch_size is None else self.batches.steps_per_epoch
 
     def _validate(self, most_steps: int) -> bool:
-        """Judge at the end of a period; whether to stop, which no fit does in a warm-up."""
+        """Judge at the end of a period; whether to stop, which no fit does in a warm-up, nor while the model waits."""
         assert self.validation is not None
-        if self._step % self._validation_period() == 0:
-            self.validation.judge(self._step, counts=self.schedule.is_as_in_the_end(self._step, most_steps))
+        period = self._validation_period()
+        if self._step % period == 0:
+            counts = self.schedule.is_as_in_the_end(self._step, most_steps) and self._had_a_turn(period)
+            self.validation.judge(self._step, counts=counts)
             if self.validation.is_best and self.validation.patience is not None:
                 self._best = Snapshot(self)
         return self.validation.is_over
+
+    def _had_a_turn(self, num_steps: int) -> bool:
+        """Whether all that is trained has moved in the last steps; else what is seen is not where the fit ends."""
+        turns = self.schedule.turns
+        return not turns.waiting(self.parameters) or bool(turns.moves(self._step - num_steps, num_steps).any())
 
     def step(self, batch: Batch) -> Tensor:
         """One step of the optimizer.

@@ -7,7 +7,7 @@ from typing import Any
 import pyro.infer
 import torch
 
-from pyrolvm.weights import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["check_options"]
 
@@ -63,7 +63,7 @@ def _check_numbers(learning_rate: Any, num_steps: Any, num_epochs: Any, patience
             raise ValueError(f"'learning_rate' must be positive and finite; got {learning_rate}.")
     if num_steps is not None and num_epochs is not None:
         raise ValueError(f"give 'num_steps' or 'num_epochs', not both; got {num_steps} and {num_epochs}.")
-    check_count("num_guide_steps", num_guide_steps)
+    as_integer(num_guide_steps, "num_guide_steps")
     for name, value in (("num_steps", num_steps), ("num_epochs", num_epochs), ("patience", patience)):
         if value is not None:
-            check_count(name, value)
+            as_integer(value, name)

@@ -144,7 +144,7 @@ class Pace:
             note("recording", seconds=time.perf_counter() - start)
         recorded = self._recorded
         cached = is_cached(recorded.key)  # CUDA graphs are made anew; what torch compiles for them has its own cache
-        step = noted(recorded.key).get("step_seconds") or recorded.estimate(batches[0], _DISPATCH)
+        step = noted(recorded.key).get("step_seconds") or recorded.loss_graph.estimate(batches[0], _DISPATCH)
         if not self._pays(remaining, step, 0 if cached else _cold_seconds() * relative_size(recorded.recording.graph)):
             return
         compiling = time.perf_counter()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program, as_arguments, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count, draw, present, whole_counts
+from pyrolvm.weights import draw, present, whole_counts
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -71,7 +72,7 @@ class FitResult:
             >>> FitResult(model, model, torch.zeros(0)).sample(5)["z"].shape
             torch.Size([5])
         """
-        check_count("num_samples", num_samples)
+        num_samples = as_integer(num_samples, "num_samples")
         if self.guide is None:
             raise ValueError("there is no guide to sample: every latent is enumerated.")
         args = as_arguments(args, self.model, self.guide)

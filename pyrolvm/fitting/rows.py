@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.fitting.transforms import Transform, transformed
-from pyrolvm.weights import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["Batch", "Batches", "mixed", "refuse_invalid"]
 
@@ -107,7 +107,7 @@ class Batches:
             ValueError: If B is below 1 or above N.
         """
         if batch_size is not None:
-            check_count("batch_size", batch_size)
+            batch_size = as_integer(batch_size, "batch_size")
             if batch_size > num_data:
                 raise ValueError(f"'batch_size' must be at most the number of rows, {num_data}; got {batch_size}.")
         self.num_data, self.batch_size = num_data, batch_size

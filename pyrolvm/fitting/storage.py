@@ -18,12 +18,14 @@ from pyrolvm.fitting.constraints import constraint_from_json, constraint_to_json
 from pyrolvm.fitting.matching import GROUPS, ROLES, found_in, refuse_other_kind, refuse_other_pair
 from pyrolvm.fitting.results import FitResult
 from pyrolvm.programs import (
+    Kept,
     Program,
     as_arguments,
     bind_state,
     device_of,
     module_of,
     modules_in_reach,
+    parameters_of,
     unbind,
 )
 
@@ -163,7 +165,8 @@ def load(path: str | os.PathLike[str], model: Program, guide: Program | None = N
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no fit, was written by a later version of the library, or is of another pair;
-            the first parameter that differs is named. No parameter is changed then.
+            the first parameter that differs is named; or if the model's prior is tied to another guide. No parameter
+            is changed then.
 
     Example:
         >>> import pathlib, tempfile, pyro, pyro.distributions as dist, pyrolvm as lvm
@@ -183,6 +186,7 @@ def load(path: str | os.PathLike[str], model: Program, guide: Program | None = N
     args = as_arguments(args, *programs.values())
     found, was_run = found_in(programs, args)
     refuse_other_pair(file.name, file.groups, found, was_run)
+    Kept(model).refuse_strangers({*parameters_of(model, guide), *found["registered"].values()})
     for role, program in programs.items():
         module = module_of(program)
         if module is not None:

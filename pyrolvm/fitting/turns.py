@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrolvm.programs import Program, Structure, parameters_of
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "refuse_endless"]
 
 
 class Turns:
@@ -56,6 +56,23 @@ class Turns:
             num_steps: How many steps.
         """
         return (first + 1 + np.arange(num_steps)) % self.num_guide_steps == 0
+
+
+def refuse_endless(num_guide_steps: int, most_steps: int) -> None:
+    """Refuse a run that no fit lives to see the end of, since the model would never move.
+
+    Args:
+        num_guide_steps: Length of a run.
+        most_steps: How many steps there can be.
+
+    Raises:
+        ValueError: If there are fewer steps than that.
+    """
+    if num_guide_steps > most_steps:
+        raise ValueError(
+            f"'num_guide_steps' must be at most the number of steps, or the model never moves; got {num_guide_steps} "
+            f"and {most_steps} steps. Take more steps, or fewer of the guide alone."
+        )
 
 
 def _stored(names: tuple[str, ...]) -> list[Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyrolvm.guides._checks import quoted
 from pyrolvm.guides._outside import OutsideDataPlate
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program, as_arguments, chunks, data_plate_of, evaluation_mode, is_evaluating, latents
-from pyrolvm.weights import check_count, draw, refuse_no_number
+from pyrolvm.weights import draw, refuse_no_number
 
 __all__ = ["Laplace"]
 
@@ -139,7 +140,7 @@ class Laplace(OutsideDataPlate, AutoContinuous):
                 named. The guide is then as it was, without a curvature.
         """
         if batch_size is not None:
-            check_count("batch_size", batch_size)
+            batch_size = as_integer(batch_size, "batch_size")
         self.unsettle()
         model = self._whole[0] if model is None else model
         args = as_arguments(args, model, self)

@@ -6,8 +6,8 @@ from typing import Any
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal, init_to_median
 
 from pyrolvm.guides._outside import OutsideDataPlate
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program
-from pyrolvm.weights import check_count
 
 __all__ = ["LowRank"]
 
@@ -53,5 +53,5 @@ class LowRank(OutsideDataPlate, AutoLowRankMultivariateNormal):
         data_plate: str | None = None,
     ) -> None:
         if rank is not None:
-            check_count("rank", rank)
+            rank = as_integer(rank, "rank")
         super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn, init_scale=init_scale, rank=rank)

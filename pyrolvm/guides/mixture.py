@@ -13,8 +13,8 @@ from torch import Tensor
 from pyrolvm.guides._checks import check_positive
 from pyrolvm.guides._normal_mixture import NormalMixture
 from pyrolvm.guides._outside import OutsideDataPlate
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import Program
-from pyrolvm.weights import check_count
 
 __all__ = ["Mixture"]
 
@@ -65,7 +65,7 @@ class Mixture(OutsideDataPlate, AutoContinuous):
         init_spread: float = 2.0,
         data_plate: str | None = None,
     ) -> None:
-        check_count("num_components", num_components)
+        num_components = as_integer(num_components, "num_components")
         check_positive("init_scale", init_scale)
         check_positive("init_spread", init_spread)
         super().__init__(model, data_plate=data_plate, init_loc_fn=init_loc_fn)

@@ -9,8 +9,8 @@ from torch import Tensor
 from pyrolvm.guides._checks import check_positive
 from pyrolvm.guides._families import check_family
 from pyrolvm.guides._local_latents import LocalLatents
+from pyrolvm.integers import as_integer, is_integer
 from pyrolvm.programs import Program, active_minibatch
-from pyrolvm.weights import check_count
 
 __all__ = ["PerDatum"]
 
@@ -67,9 +67,9 @@ class PerDatum(PyroModule):
         data_plate: str | None = None,
     ) -> None:
         check_family(family)
-        if not isinstance(num_data, int):
+        if not is_integer(num_data):
             raise TypeError(f"'num_data' must be the number of rows of the data; got {type(num_data).__name__}.")
-        check_count("num_data", num_data)
+        num_data = as_integer(num_data, "num_data")
         super().__init__("per_datum")
         self._model = (model,)  # in a tuple, so that it does not become a submodule
         self._data_plate, self._init_scale = data_plate, check_positive("init_scale", init_scale)

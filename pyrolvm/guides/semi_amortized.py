@@ -12,8 +12,9 @@ from torch.distributions import constraints
 from pyrolvm.guides._checks import check_positive, quoted
 from pyrolvm.guides._local_latents import LocalLatents
 from pyrolvm.guides.amortized import Amortized
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import hidden, latents
-from pyrolvm.weights import check_count, draw
+from pyrolvm.weights import draw
 
 __all__ = ["SemiAmortized"]
 
@@ -59,8 +60,8 @@ class SemiAmortized(PyroModule):
     def __init__(self, amortized: Amortized, num_steps: int, *, num_particles: int = 4, step_size: float = 0.1) -> None:
         if not isinstance(amortized, Amortized):
             raise TypeError(f"'amortized' must be a guide of lvm.guides.Amortized; got {type(amortized).__name__}.")
-        check_count("num_steps", num_steps)
-        check_count("num_particles", num_particles)
+        num_steps = as_integer(num_steps, "num_steps")
+        num_particles = as_integer(num_particles, "num_particles")
         if num_particles % 2:
             raise ValueError(f"'num_particles' must be even, since noise comes in pairs; got {num_particles}.")
         check_positive("step_size", step_size)

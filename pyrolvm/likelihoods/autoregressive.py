@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import dropout
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods._conditionals import Conditionals
 from pyrolvm.likelihoods.bernoulli import refuse_other_than_bits
-from pyrolvm.nn.checks import check_probability, check_width, check_widths
+from pyrolvm.nn.checks import as_widths, check_probability
 
 __all__ = ["Autoregressive"]
 
@@ -51,9 +52,8 @@ class Autoregressive(PyroModule):
 
     def __init__(self, num_features: int, num_context: int, hidden: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__("autoregressive")
-        check_width(num_features, "num_features")
-        check_width(num_context, "num_context")
-        check_widths(hidden, "hidden")
+        num_features, num_context = as_integer(num_features, "num_features"), as_integer(num_context, "num_context")
+        hidden = as_widths(hidden, "hidden")
         check_probability(dropout, "dropout")
         self.num_features, self.num_context, self.dropout = num_features, num_context, dropout
         self.network = Conditionals(num_features, num_context, hidden)

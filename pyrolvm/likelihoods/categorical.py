@@ -1,6 +1,5 @@
 """Independent categories, such as grey levels."""
 
-import numbers
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods._features import IndependentFeatures
 from pyrolvm.likelihoods.values import refuse_values
 
@@ -39,11 +39,7 @@ class Categorical(IndependentFeatures):
 
     def __init__(self, num_categories: int) -> None:
         super().__init__("categorical")
-        if isinstance(num_categories, bool) or not isinstance(num_categories, numbers.Integral):
-            raise TypeError(f"'num_categories' must be an integer; got {num_categories!r}.")
-        if num_categories < 2:
-            raise ValueError(f"'num_categories' must be at least 2; got {num_categories}.")
-        self.outputs_per_feature = int(num_categories)
+        self.outputs_per_feature = as_integer(num_categories, "num_categories", least=2)
 
     def features(self, parameters: Float[Tensor, "*batch num_outputs"]) -> dist.TorchDistribution:
         """Distributions of the features one by one.

@@ -2,17 +2,15 @@
 
 import pyro.distributions as dist
 from jaxtyping import Float
-from pyro.nn import PyroParam
 from torch import Tensor
-from torch.distributions import constraints
 
-from pyrolvm.likelihoods._features import IndependentFeatures
-from pyrolvm.likelihoods.values import as_positive, refuse_not_finite, refuse_other_length
+from pyrolvm.likelihoods._spread import WithSpread
+from pyrolvm.likelihoods.values import refuse_not_finite
 
 __all__ = ["Gaussian"]
 
 
-class Gaussian(IndependentFeatures):
+class Gaussian(WithSpread):
     """Independent Gaussian noise: log p(x | z) = sum_d log N(x_d; a_d, scale_d^2), with means a = decoder(z).
 
     The density, and so every bound in nats, depends on the units of x: standardize data before comparing. A learned
@@ -40,28 +38,7 @@ class Gaussian(IndependentFeatures):
     scale: Tensor
 
     def __init__(self, scale: float | Float[Tensor, "num_features"] = 1.0, *, learn_scale: bool = False) -> None:
-        super().__init__("gaussian")
-        value = as_positive(scale, "scale")
-        self._shape = tuple(value.shape)  # to be read outside of the program
-        if learn_scale:
-            self.scale = PyroParam(value, constraint=constraints.positive)  # type: ignore[assignment]
-        else:
-            self.register_buffer("scale", value)
-
-    def num_outputs(self, num_features: int) -> int:
-        """Width of the decoder's output: one mean for each feature.
-
-        Args:
-            num_features: D.
-
-        Returns:
-            D.
-
-        Raises:
-            ValueError: If the scale has one entry for each feature, and not D of them.
-        """
-        refuse_other_length(self._shape, num_features, "'scale' of likelihoods.Gaussian")
-        return num_features
+        super().__init__("gaussian", "scale", scale, learn_scale)
 
     def features(self, parameters: Float[Tensor, "*batch num_features"]) -> dist.TorchDistribution:
         """Distributions of the features one by one.

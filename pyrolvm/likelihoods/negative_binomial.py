@@ -3,19 +3,17 @@
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.nn import PyroParam
 from torch import Tensor
-from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from pyrolvm.likelihoods._factorials import MANY, stirling
-from pyrolvm.likelihoods._features import IndependentFeatures
-from pyrolvm.likelihoods.values import as_positive, refuse_other_length, refuse_other_than_counts
+from pyrolvm.likelihoods._spread import WithSpread
+from pyrolvm.likelihoods.values import refuse_other_than_counts
 
 __all__ = ["NegativeBinomial"]
 
 
-class NegativeBinomial(IndependentFeatures):
+class NegativeBinomial(WithSpread):
     """Counts with means m = exp(decoder(z)) and variances m + dispersion m^2, independent given z.
 
     log p(x | z) = sum_d log G(x_d + r_d) / (G(r_d) x_d!) + r_d log r_d / (r_d + m_d) + x_d log m_d / (r_d + m_d), with
@@ -45,28 +43,7 @@ class NegativeBinomial(IndependentFeatures):
     def __init__(
         self, dispersion: float | Float[Tensor, "num_features"] = 1.0, *, learn_dispersion: bool = True
     ) -> None:
-        super().__init__("negative_binomial")
-        value = as_positive(dispersion, "dispersion")
-        self._shape = tuple(value.shape)  # to be read outside of the program
-        if learn_dispersion:
-            self.dispersion = PyroParam(value, constraint=constraints.positive)  # type: ignore[assignment]
-        else:
-            self.register_buffer("dispersion", value)
-
-    def num_outputs(self, num_features: int) -> int:
-        """Width of the decoder's output: one log mean for each feature.
-
-        Args:
-            num_features: D.
-
-        Returns:
-            D.
-
-        Raises:
-            ValueError: If the dispersion has one entry for each feature, and not D of them.
-        """
-        refuse_other_length(self._shape, num_features, "'dispersion' of likelihoods.NegativeBinomial")
-        return num_features
+        super().__init__("negative_binomial", "dispersion", dispersion, learn_dispersion)
 
     def features(self, parameters: Float[Tensor, "*batch num_features"]) -> dist.TorchDistribution:
         """Distributions of the counts one by one.

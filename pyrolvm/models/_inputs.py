@@ -15,7 +15,6 @@ from pyrolvm.likelihoods.values import refuse_other_than_counts, refuse_values
 __all__ = [
     "DataMatrix",
     "as_batch",
-    "as_count",
     "as_data",
     "as_label_batch",
     "as_labels",
@@ -214,24 +213,6 @@ def _check_shape(shape: tuple[int, ...], num_features: int) -> None:
     else:
         remedy = "Use x.reshape(len(x), -1)."
     raise ValueError(f"'x' must have shape (N, {num_features}); got {shape}. {remedy}")
-
-
-def as_count(value: Any, name: str) -> int:
-    """A positive integer.
-
-    Args:
-        value: What the user passed.
-        name: The argument's name.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is below 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"'{name}' must be an integer; got {value!r}.")
-    if value < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {value}.")
-    return int(value)
 
 
 def as_nonnegative(value: Any, name: str) -> float:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 from pyrolvm.models._regressions.one_step_ahead import OneStepAhead
 from pyrolvm.models._regressions.outcomes import as_outcomes, scalars
 
@@ -44,8 +44,8 @@ def autoregression(
         >>> autoregression(num_lags=2, size=7).shape
         torch.Size([7])
     """
-    lags = as_count(num_lags, "num_lags")
-    series = torch.zeros(as_count(size, "size")) if y is None else as_outcomes(y)
+    lags = as_integer(num_lags, "num_lags")
+    series = torch.zeros(as_integer(size, "size")) if y is None else as_outcomes(y)
     if len(series) <= lags:
         what, remedy = ("size", "Pass a larger one") if y is None else ("y", "Pass fewer lags")
         raise ValueError(f"'{what}' must be longer than num_lags={lags}; got {len(series)}. {remedy}.")

@@ -14,10 +14,11 @@ from pyro.nn import PyroModule
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.models._bayesian_mixtures.normal_wishart_kinds import normal_wishart
 from pyrolvm.models._bayesian_mixtures.posterior import MixturePosterior
 from pyrolvm.models._bayesian_mixtures.weight_priors import WEIGHT_PRIORS
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor, check_choice
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_data, as_tensor, check_choice
 from pyrolvm.models._mixtures.covariances import KINDS
 from pyrolvm.programs import data_plate
 
@@ -96,8 +97,8 @@ class BayesianGaussianMixture(PyroModule):
         covariance_prior: Tensor | NDArray[Any] | float | None = None,
     ) -> None:
         super().__init__("bayesian_gaussian_mixture")
-        self.num_components = as_count(num_components, "num_components")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_components = as_integer(num_components, "num_components")
+        self.num_features = as_integer(num_features, "num_features")
         check_choice(covariance, KINDS, "covariance")
         check_choice(weights, WEIGHT_PRIORS, "weights")
         self.covariance, self.weights = covariance, weights
@@ -150,7 +151,7 @@ class BayesianGaussianMixture(PyroModule):
         scale = self.component_prior.draw_scale(degrees, None, self.prior_root)
         means = self.mean_prior.expand(self.num_components, -1)
         locs = self.component_prior.draw_locs(means, precision, scale)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             z = pyro.sample("z", dist.Categorical(logits=log_weights), infer={"enumerate": "parallel"})
             return pyro.sample("x", kind.component(Vindex(locs)[..., z, :], scale, z), obs=data)
 

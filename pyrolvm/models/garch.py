@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 from pyrolvm.models._regressions.one_step_ahead import OneStepAhead
 from pyrolvm.models._regressions.outcomes import as_outcomes, as_positive, scalars
 
@@ -51,7 +51,7 @@ def garch(y: Float[Tensor, "time"] | None = None, sigma1: float = 0.5, *, size: 
     alpha1 = pyro.sample("alpha1", dist.Beta(one, two))
     share = pyro.sample("share", dist.Uniform(zero, one))
     beta1 = pyro.deterministic("beta1", (1 - alpha1) * share, event_dim=0)
-    length = as_count(size, "size") if data is None else len(data)
+    length = as_integer(size, "size") if data is None else len(data)
     moments = partial(_moments, mu, alpha0, alpha1, beta1, start)
     return pyro.sample("y", OneStepAhead(moments, length, mu + alpha0 + alpha1 + beta1), obs=data)
 

@@ -11,7 +11,8 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import transform_to
 
-from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import as_nonnegative, check_choice
 from pyrolvm.models._mixtures.covariances import KINDS
 from pyrolvm.models._mixtures.em import MixtureByEM
 from pyrolvm.models._mixtures.k_means import distinct_rows, k_means
@@ -75,8 +76,8 @@ class GaussianMixture(MixtureByEM):
         init: Literal["k-means++", "random"] = "k-means++",
     ) -> None:
         super().__init__("gaussian_mixture")
-        self.num_components = as_count(num_components, "num_components")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_components = as_integer(num_components, "num_components")
+        self.num_features = as_integer(num_features, "num_features")
         check_choice(covariance, KINDS, "covariance")
         check_choice(init, ("k-means++", "random"), "init")
         self.covariance = covariance

@@ -10,6 +10,7 @@ from pyro.nn import PyroParam
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.models._criteria import Criteria
 from pyrolvm.models._hidden_markov.em import HiddenMarkovByEM
 from pyrolvm.models._hidden_markov.emissions import Emission, Gaussian
@@ -17,7 +18,7 @@ from pyrolvm.models._hidden_markov.emissions_by_means import FAMILIES
 from pyrolvm.models._hidden_markov.forward_backward import Chain, backward, forward, smoothed, viterbi
 from pyrolvm.models._hidden_markov.sequences import Lengths, Sequences, as_sequence_batch, as_sequences, steps_of
 from pyrolvm.models._hidden_markov.statistics import observed_only
-from pyrolvm.models._inputs import as_count, as_nonnegative, check_choice
+from pyrolvm.models._inputs import as_nonnegative, check_choice
 from pyrolvm.models._mixtures.covariances import KINDS
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
@@ -75,8 +76,8 @@ class HiddenMarkovModel(Criteria, HiddenMarkovByEM):
         regularization: float | None = None,
     ) -> None:
         super().__init__("hidden_markov_model")
-        self.num_states = as_count(num_states, "num_states")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_states = as_integer(num_states, "num_states")
+        self.num_features = as_integer(num_features, "num_features")
         self._emission = _emission_of(emission, covariance, regularization)
         self.emission = emission
         self.initial_logits = torch.nn.Parameter(torch.zeros(self.num_states))
@@ -111,11 +112,11 @@ class HiddenMarkovModel(Criteria, HiddenMarkovByEM):
             TypeError, ValueError: If x or the lengths have the wrong shape or type. Values are looked at in
                 `check_data` only.
         """
-        data, present, num_steps = self._observed(x, lengths, as_count(num_steps, "num_steps"))
+        data, present, num_steps = self._observed(x, lengths, as_integer(num_steps, "num_steps"))
         values = self._values()
         logits, transition = self.initial_logits, self.transition_logits.log_softmax(-1)
         steps = []
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             for t in pyro.markov(range(num_steps)):
                 z = pyro.sample(f"z_{t}", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
                 emission = self._emission.distribution(values, z)
@@ -241,8 +242,8 @@ class HiddenMarkovModel(Criteria, HiddenMarkovByEM):
             ValueError: If a number is below 1.
         """
         with seeded(seed):
-            states = [dist.Categorical(logits=self.initial_logits).sample((as_count(n, "n"),))]
-            for _ in range(as_count(num_steps, "num_steps") - 1):
+            states = [dist.Categorical(logits=self.initial_logits).sample((as_integer(n, "n"),))]
+            for _ in range(as_integer(num_steps, "num_steps") - 1):
                 states.append(dist.Categorical(logits=self.transition_logits[states[-1]]).sample())
             z = torch.stack(states, -1)
             return self.component(z).sample(), z

@@ -9,10 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded, output_width
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
-from pyrolvm.programs import data_plate, evaluating, released
+from pyrolvm.models._deep.prior import as_prior, drawn, refuse_nameless
+from pyrolvm.models._inputs import DataMatrix, as_batch
+from pyrolvm.priors import Prior
+from pyrolvm.programs import data_plate, evaluating, hidden, released
 from pyrolvm.seeding import seeded
 
 __all__ = ["HierarchicalVAE"]
@@ -23,7 +26,7 @@ Layer = Callable[[Tensor], Tensor]
 
 
 class HierarchicalVAE(Decoded):
-    """A variational autoencoder with L layers of latents: z_L ~ N(0, I), z_l | z_{l+1} ~ N(loc, diag scale^2), x | z_1.
+    """A variational autoencoder with L layers of latents: z_L ~ prior, z_l | z_{l+1} ~ N(loc, diag scale^2), x | z_1.
 
     (loc, s) = layers[l](z_{l+1}), scale = log(1 + exp s), and x | z_1 ~ likelihood(decoder(z_1)). The layers above the
     first make a learned prior of z_1. `lvm.guides.BottomUp` draws the latents from z_1 upward, as their posterior
@@ -36,12 +39,14 @@ class HierarchicalVAE(Decoded):
         decoder: Maps z_1, (..., dimension of z_1), to (..., num_outputs), the parameters of the likelihood: a torch
             module (`lvm.nn.MLP`) or a function.
         likelihood: An object of `lvm.likelihoods`, by default `Bernoulli()`.
+        prior: Of z_L, an object of `lvm.priors`, by default `StandardNormal`; not `VampPrior`, which needs a guide that
+            gives z_L from x alone. It follows the networks' dtype and device.
 
     Raises:
-        TypeError: If `num_latents` or `layers` is no sequence, a network cannot be called, or the likelihood is no
-            likelihood.
-        ValueError: If there are fewer than two layers of latents, not one network fewer than those, or a network has
-            not the widths above.
+        TypeError: If `num_latents` or `layers` is no sequence, a network cannot be called, the likelihood is no
+            likelihood, or the prior is no prior or draws "z" alone.
+        ValueError: If there are fewer than two layers of latents, not one network fewer than those, a network has not
+            the widths above, or the prior is not over the last of `num_latents`.
 
     References:
         Burda, Grosse & Salakhutdinov 2016, section 2, equation 1; Sonderby et al. 2016, section 2.1.
@@ -60,23 +65,25 @@ class HierarchicalVAE(Decoded):
         layers: Sequence[Layer],
         decoder: Callable[[Tensor], Tensor],
         likelihood: Likelihood | None = None,
+        prior: Prior | None = None,
     ) -> None:
         sizes, networks = _as_sizes(num_latents), _as_layers(layers)
         if len(networks) != len(sizes) - 1:
             raise ValueError(
                 f"'layers' must have a network for each of num_latents but the last, {len(sizes) - 1}; got "
-                f"{len(networks)}. The last latent has the prior N(0, I)."
+                f"{len(networks)}. The last latent has a prior of its own."
             )
-        super().__init__("hierarchical_vae", sizes[0], decoder, likelihood, *networks)
+        prior = as_prior(prior, sizes[-1], "num_latents[-1]")
+        refuse_nameless(prior, f"z{len(sizes)}")
+        super().__init__("hierarchical_vae", sizes[0], decoder, likelihood, *networks, prior)
         self.num_latents = sizes
+        self.prior = released(prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior)
         for i, network in enumerate(networks):
             _check_layer(network, f"layers[{i}]", sizes[i + 1], sizes[i], self._like)
             setattr(self, f"layer{i}", released(network))
-        self.register_buffer("prior_loc", self._like.new_zeros(sizes[-1]), persistent=False)
-        self.register_buffer("prior_scale", self._like.new_ones(sizes[-1]), persistent=False)
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
-        """The Pyro program, with sites "zL", ..., "z1" and "x" in the data plate.
+        """The Pyro program, with sites "zL", ..., "z1" and "x", and those of the prior, in the data plate.
 
         Args:
             x: Data, shape (B, D); None to draw them.
@@ -89,8 +96,8 @@ class HierarchicalVAE(Decoded):
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
-        with data_plate(as_count(size, "size") if data is None else data):
-            z = pyro.sample(f"z{len(self.num_latents)}", self._prior())
+        with data_plate(as_integer(size, "size") if data is None else data):
+            z = self._highest()
             for i in reversed(range(len(self.num_latents) - 1)):
                 z = pyro.sample(f"z{i + 1}", self._given_above(i, z))
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
@@ -124,14 +131,15 @@ class HierarchicalVAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self):
-            z = [self._prior().sample((as_count(n, "n"),))]
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_integer(n, "n"), dim=-1):
+            z = [self._highest()]
             for i in reversed(range(len(self.num_latents) - 1)):
                 z.insert(0, self._given_above(i, z[0]).sample())
             return self.likelihood.distribution(self.decoder(z[0])).sample(), tuple(z)
 
-    def _prior(self) -> dist.TorchDistribution:
-        return dist.Normal(self.prior_loc, self.prior_scale).to_event(1)
+    def _highest(self) -> Float[Tensor, "batch num_latents"]:
+        """What the prior draws inside the data plate."""
+        return drawn(self.prior, self.num_latents[-1], f"z{len(self.num_latents)}")
 
     def _given_above(self, i: int, z: Float[Tensor, "*batch above"]) -> dist.TorchDistribution:
         """Distribution of the latents of layer i, counted from 0, given those above them."""
@@ -142,7 +150,7 @@ class HierarchicalVAE(Decoded):
 def _as_sizes(num_latents: Any) -> tuple[int, ...]:
     if not isinstance(num_latents, Iterable) or isinstance(num_latents, str):
         raise TypeError(f"'num_latents' must be a sequence of dimensions, e.g. [8, 4]; got {num_latents!r}.")
-    sizes = tuple(as_count(size, "num_latents") for size in num_latents)
+    sizes = tuple(as_integer(size, "num_latents") for size in num_latents)
     if len(sizes) < 2:
         raise ValueError(f"'num_latents' must hold at least two dimensions; got {len(sizes)}. For one, use models.VAE.")
     return sizes

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 from pyrolvm.models._regressions.outcomes import as_outcomes, check_zeros_and_ones, checked, scalars
 
 __all__ = ["item_response"]
@@ -43,7 +43,7 @@ def item_response(
         torch.Size([4, 3])
     """
     answers = None if y is None else as_outcomes(y, 2)
-    like = torch.empty(as_count(num_persons, "num_persons"), as_count(num_items, "num_items"))
+    like = torch.empty(as_integer(num_persons, "num_persons"), as_integer(num_items, "num_items"))
     like = like if answers is None else answers
     zero, two, five = scalars(like, 0.0, 2.0, 5.0)
     sigma_theta = pyro.sample("sigma_theta", dist.HalfCauchy(two))

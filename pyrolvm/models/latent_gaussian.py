@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count, check_choice
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import check_choice
 from pyrolvm.models._linear.latent_normal import LatentNormal
 
 __all__ = ["LatentGaussian"]
@@ -59,8 +60,8 @@ class LatentGaussian(LatentNormal):
 
     def __init__(self, num_latents: int, num_features: int, activation: str | Activation = "identity") -> None:
         super().__init__("latent_gaussian")
-        self.num_latents = as_count(num_latents, "num_latents")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_latents = as_integer(num_latents, "num_latents")
+        self.num_features = as_integer(num_features, "num_features")
         _check(activation)
         self.activation = activation
         shape = self.num_features, self.num_latents

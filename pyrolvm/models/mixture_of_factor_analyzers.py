@@ -11,7 +11,8 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyrolvm.models._inputs import DataMatrix, as_count, as_nonnegative
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import DataMatrix, as_nonnegative
 from pyrolvm.models._linear.steps import (
     LinearStatistics,
     as_sizes,
@@ -88,7 +89,7 @@ class MixtureOfFactorAnalyzers(MixtureByEM):
         self, num_components: int, num_latents: int, num_features: int, *, regularization: float = 1e-6
     ) -> None:
         super().__init__("mixture_of_factor_analyzers")
-        self.num_components = as_count(num_components, "num_components")
+        self.num_components = as_integer(num_components, "num_components")
         self.num_latents, self.num_features = as_sizes(num_latents, num_features)
         self.regularization = as_nonnegative(regularization, "regularization")
         shape = self.num_components, self.num_features

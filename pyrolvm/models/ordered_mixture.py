@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 from pyrolvm.models._regressions.ordered_normal import OrderedNormal
 from pyrolvm.models._regressions.outcomes import as_outcomes, scalars
 from pyrolvm.programs import data_plate
@@ -46,6 +46,6 @@ def ordered_mixture(y: Float[Tensor, "num_data"] | None = None, *, size: int = 1
     mu = pyro.sample("mu", OrderedNormal(like.new_zeros(2), spread.expand(2), -math.log(2)))
     sigma = pyro.sample("sigma", dist.HalfNormal(spread).expand([2]).to_event(1))
     theta = pyro.sample("theta", dist.Beta(prior, prior))
-    with data_plate(as_count(size, "size") if data is None else data):
+    with data_plate(as_integer(size, "size") if data is None else data):
         component = dist.Categorical(torch.stack([theta, 1 - theta], -1))
         return pyro.sample("y", dist.MixtureSameFamily(component, dist.Normal(mu, sigma)), obs=data)

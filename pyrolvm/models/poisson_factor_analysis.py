@@ -5,7 +5,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import DataMatrix, as_count, refuse_other_than_counts
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import DataMatrix, refuse_other_than_counts
 from pyrolvm.models._linear.latent_normal import LatentNormal
 from pyrolvm.seeding import seeded
 
@@ -40,8 +41,8 @@ class PoissonFactorAnalysis(LatentNormal):
 
     def __init__(self, num_latents: int, num_features: int) -> None:
         super().__init__("poisson_factor_analysis")
-        self.num_latents = as_count(num_latents, "num_latents")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_latents = as_integer(num_latents, "num_latents")
+        self.num_features = as_integer(num_features, "num_features")
         self.weights = torch.nn.Parameter(0.1 * torch.randn(self.num_features, self.num_latents))
         self.loc = torch.nn.Parameter(torch.zeros(self.num_features))
 

@@ -13,10 +13,11 @@ from pyro.nn import PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
 from pyrolvm.models._deep.label import Label
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_label_batch, as_labels
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_label_batch, as_labels
 from pyrolvm.priors import StandardNormal
 from pyrolvm.programs import data_plate, evaluating, hidden
 from pyrolvm.seeding import seeded
@@ -30,8 +31,8 @@ class SemiSupervisedVAE(Decoded):
     The class is summed out: log p(x, z) = log N(z; 0, I) + log sum_y weights_y p(x | y, z), with the one term of the
     label where it is known. So the guide, `lvm.guides.Amortized(model, encoder)`, covers z alone, and the classes of
     new data are `lvm.marginals(model, guide, x)["y"].probs`. Data are (x, labels), -1 for an unknown label:
-    `lvm.fit(model, guide, (x, labels))`. Classes are told apart without labels only where z cannot do it: a wide z
-    leaves y nothing to say. The decoder runs K times for each datum.
+    `lvm.fit(model, guide, (x, labels))`; `lvm.impute` and `lvm.pictures` take labels after x. Classes are told apart
+    without labels only where z cannot do it: a wide z leaves y nothing to say. The decoder runs K times for each datum.
 
     Args:
         num_classes: K.
@@ -67,7 +68,7 @@ class SemiSupervisedVAE(Decoded):
         decoder: Callable[[Tensor], Tensor],
         likelihood: Likelihood | None = None,
     ) -> None:
-        num_values, size = as_count(num_classes, "num_classes"), as_count(num_latents, "num_latents")
+        num_values, size = as_integer(num_classes, "num_classes"), as_integer(num_latents, "num_latents")
         super().__init__("semi_supervised_vae", size + num_values, decoder, likelihood)
         self.num_classes, self.num_latents = num_values, size
         self.prior = StandardNormal(size).to(self._like)
@@ -94,7 +95,7 @@ class SemiSupervisedVAE(Decoded):
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
         known = None if labels is None else self._as_labels(data, labels)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             y = pyro.sample("y", dist.Categorical(self.weights), infer={"enumerate": "parallel"})
             z = self.prior()
             if known is not None:
@@ -167,7 +168,7 @@ class SemiSupervisedVAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_integer(n, "n"), dim=-1):
             y = dist.Categorical(self.weights).sample((n,))
             z = self.prior()
             return self.likelihood.distribution(self.decoder(self._joined(z, y))).sample(), z, y

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 from pyrolvm.models._regressions.ordered_normal import OrderedNormal
 from pyrolvm.models._regressions.outcomes import as_outcomes
 
@@ -48,7 +48,7 @@ def two_state_hmm(y: Float[Tensor, "time"] | None = None, *, size: int = 1) -> F
     theta1 = pyro.sample("theta1", dist.Dirichlet(like.new_ones(2)))
     theta2 = pyro.sample("theta2", dist.Dirichlet(like.new_ones(2)))
     mu = pyro.sample("mu", OrderedNormal(like.new_tensor([3.0, 10.0]), like.new_ones(2), _LOG_MASS, positive=True))
-    length = as_count(size, "size") if data is None else len(data)
+    length = as_integer(size, "size") if data is None else len(data)
     rows = torch.stack([theta1, theta2], -2).log()
     # Pyro's chain moves before its first value, too: from there either state is as likely
     first = torch.full_like(rows, -math.log(2)).unsqueeze(-3)

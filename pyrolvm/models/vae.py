@@ -1,17 +1,18 @@
 """Variational autoencoders: a prior and a decoder."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pyro
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
 from pyrolvm.models._deep.decoded import Decoded
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count
-from pyrolvm.priors import Prior, StandardNormal
+from pyrolvm.models._deep.prior import as_prior, drawn
+from pyrolvm.models._inputs import DataMatrix, as_batch
+from pyrolvm.priors import Prior
 from pyrolvm.programs import data_plate, evaluating, hidden, released
 from pyrolvm.seeding import seeded
 
@@ -53,9 +54,8 @@ class VAE(Decoded):
         likelihood: Likelihood | None = None,
         prior: Prior | None = None,
     ) -> None:
-        size = as_count(num_latents, "num_latents")
-        prior = StandardNormal(size) if prior is None else prior
-        _check_prior(prior, size)
+        size = as_integer(num_latents, "num_latents")
+        prior = as_prior(prior, size)
         super().__init__("vae", size, decoder, likelihood, prior)
         self.num_latents = size
         self.prior = released(prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior)
@@ -74,8 +74,8 @@ class VAE(Decoded):
             ValueError: If x does not fit the decoder. Values are looked at in `check_data` only.
         """
         data = None if x is None else as_batch(x, self._num_features(x), self._like)
-        with data_plate(as_count(size, "size") if data is None else data):
-            z = self._latents()
+        with data_plate(as_integer(size, "size") if data is None else data):
+            z = drawn(self.prior, self.num_latents)
             return pyro.sample("x", self.likelihood.distribution(self.decoder(z)), obs=data)
 
     def decode(self, z: Float[Tensor, "*batch num_latents"]) -> Float[Tensor, "*batch num_features"]:
@@ -107,28 +107,6 @@ class VAE(Decoded):
         Raises:
             ValueError: If n is below 1.
         """
-        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_count(n, "n"), dim=-1):
-            z = self._latents()
+        with seeded(seed), evaluating(self), hidden(), pyro.plate("draws", as_integer(n, "n"), dim=-1):
+            z = drawn(self.prior, self.num_latents)
             return self.likelihood.distribution(self.decoder(z)).sample(), z
-
-    def _latents(self) -> Float[Tensor, "batch num_latents"]:
-        """What the prior draws inside the data plate."""
-        z = self.prior()
-        if z.shape[-1] != self.num_latents:
-            raise ValueError(
-                f"the prior must draw z of shape (..., {self.num_latents}), as its num_latents says; it drew "
-                f"{tuple(z.shape)}. Make the two agree."
-            )
-        return z
-
-
-def _check_prior(prior: Any, num_latents: int) -> None:
-    """Refuse what is no prior, or one over other latents."""
-    if isinstance(prior, type) or not isinstance(prior, Prior):
-        example = f"lvm.priors.StandardNormal({num_latents})"
-        raise TypeError(f"'prior' must be an object of lvm.priors, e.g. {example}; got {prior!r}.")
-    if prior.num_latents != num_latents:
-        raise ValueError(
-            f"'prior' must be over latents of shape (..., {num_latents}), as num_latents={num_latents}; it is over "
-            f"(..., {prior.num_latents}). Build it with num_latents={num_latents}."
-        )

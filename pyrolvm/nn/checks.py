@@ -1,33 +1,17 @@
 """Checks of what networks are given; each refusal is one line with a remedy."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["as_input", "check_probability", "check_width", "check_widths"]
+from pyrolvm.integers import as_integer
+
+__all__ = ["as_input", "as_widths", "check_probability"]
 
 
-def check_width(width: Any, name: str) -> None:
-    """Refuse what is no width of a layer.
-
-    Args:
-        width: What the user passed.
-        name: The argument's name.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is below 1.
-    """
-    if isinstance(width, bool) or not isinstance(width, numbers.Integral):
-        raise TypeError(f"'{name}' must be an integer width; got {width!r}.")
-    if width < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {width}.")
-
-
-def check_widths(widths: Any, name: str) -> None:
-    """Refuse what is no sequence of widths of layers.
+def as_widths(widths: Any, name: str) -> tuple[int, ...]:
+    """Widths of layers.
 
     Args:
         widths: What the user passed.
@@ -39,8 +23,7 @@ def check_widths(widths: Any, name: str) -> None:
     """
     if not isinstance(widths, Sequence) or isinstance(widths, str):
         raise TypeError(f"'{name}' must be a sequence of widths; got {widths!r}. For one layer, pass [128].")
-    for width in widths:
-        check_width(width, name)
+    return tuple(as_integer(width, name) for width in widths)
 
 
 def check_probability(value: Any, name: str) -> None:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.nn.checks import as_input, check_width, check_widths
+from pyrolvm.integers import as_integer
+from pyrolvm.nn.checks import as_input, as_widths
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
@@ -47,8 +48,8 @@ class ConvEncoder(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = _as_image_shape(image_shape)
-        _check_channels(channels)
-        check_width(num_outputs, "num_outputs")
+        channels = _as_channels(channels)
+        num_outputs = as_integer(num_outputs, "num_outputs")
         self.num_inputs, self.num_outputs = math.prod(self.image_shape), num_outputs
         colors, *size = self._colors_first
         layers: list[torch.nn.Module] = []
@@ -117,10 +118,10 @@ class ConvDecoder(torch.nn.Module):
         activation: Callable[[], torch.nn.Module] = torch.nn.ReLU,
     ) -> None:
         super().__init__()
-        check_width(num_inputs, "num_inputs")
-        _check_channels(channels)
+        num_inputs = as_integer(num_inputs, "num_inputs")
+        channels = _as_channels(channels)
         self.image_shape = _as_image_shape(image_shape)
-        check_width(num_outputs_per_pixel, "num_outputs_per_pixel")
+        num_outputs_per_pixel = as_integer(num_outputs_per_pixel, "num_outputs_per_pixel")
         self.num_inputs = num_inputs
         self.num_outputs = num_outputs_per_pixel * math.prod(self.image_shape)
         colors, *size = (1, *self.image_shape)[-3:]
@@ -160,17 +161,17 @@ def _as_image_shape(image_shape: Any) -> tuple[int, ...]:
         raise TypeError(f"'image_shape' must be (height, width) or (colors, height, width); got {image_shape!r}.")
     if len(image_shape) not in (2, 3):
         raise ValueError(f"'image_shape' must be (height, width) or (colors, height, width); got {tuple(image_shape)}.")
-    for length in image_shape:
-        check_width(length, "image_shape")
-    if len(image_shape) == 3 and image_shape[0] == image_shape[1] > image_shape[2] and image_shape[2] in (1, 3):
+    shape = tuple(as_integer(length, "image_shape") for length in image_shape)
+    if len(shape) == 3 and shape[0] == shape[1] > shape[2] and shape[2] in (1, 3):
         raise ValueError(
-            f"'image_shape' must be (colors, height, width); got {tuple(image_shape)}, with the colors last. Move them "
-            "to the front: x.transpose(0, 3, 1, 2) of images (N, height, width, colors)."
+            f"'image_shape' must be (colors, height, width); got {shape}, with the colors last. Move them to the "
+            "front: x.transpose(0, 3, 1, 2) of images (N, height, width, colors)."
         )
-    return tuple(image_shape)
+    return shape
 
 
-def _check_channels(channels: Any) -> None:
-    check_widths(channels, "channels")
-    if not channels:
+def _as_channels(channels: Any) -> tuple[int, ...]:
+    widths = as_widths(channels, "channels")
+    if not widths:
         raise ValueError("'channels' must have at least one entry; got none. For linear layers alone, take MLP.")
+    return widths

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.nn.checks import as_input, check_probability, check_width, check_widths
+from pyrolvm.integers import as_integer
+from pyrolvm.nn.checks import as_input, as_widths, check_probability
 
 __all__ = ["MLP"]
 
@@ -45,9 +46,8 @@ class MLP(torch.nn.Sequential):
         *,
         dropout: float = 0.0,
     ) -> None:
-        check_widths(hidden, "hidden")
-        check_width(num_inputs, "num_inputs")
-        check_width(num_outputs, "num_outputs")
+        hidden = as_widths(hidden, "hidden")
+        num_inputs, num_outputs = as_integer(num_inputs, "num_inputs"), as_integer(num_outputs, "num_outputs")
         check_probability(dropout, "dropout")
         if dropout and not hidden:
             raise ValueError("'dropout' acts on hidden layers, and there is none. Give 'hidden' a width.")

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal
 import pyro.infer
 import torch
 from jaxtyping import Float
+from pyro.infer.elbo import ELBOModule
 from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, evaluating
+from pyrolvm.integers import as_integer
+from pyrolvm.programs import Kept, Program, Structure, as_arguments, evaluating, learning, modules_in_reach
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Gradient, check_count, draw, refuse_invalid
+from pyrolvm.weights import Draws, Gradient, draw, refuse_invalid
 
 __all__ = ["Estimate", "Objective"]
 
@@ -69,7 +71,7 @@ class Objective(pyro.infer.ELBO):
         vectorize_particles: bool = True,
         data_plate: str | None = None,
     ) -> None:
-        check_count("num_particles", num_particles)
+        num_particles = as_integer(num_particles, "num_particles")
         super().__init__(num_particles=num_particles)
         self.max_plate_nesting = math.inf if max_plate_nesting is None else max_plate_nesting
         self.vectorize_particles = vectorize_particles
@@ -165,6 +167,19 @@ class Objective(pyro.infer.ELBO):
         bound = estimate.value.detach() + change.where(torch.isfinite(change), 0.0)
         return bound if self.kind == "upper" else -bound
 
+    def __call__(self, model: Any, guide: Any) -> ELBOModule:
+        """The loss as a torch module, called with the arguments of both, whose parameters are those of both.
+
+        Args:
+            model: A torch module that is a Pyro program.
+            guide: Likewise.
+
+        Raises:
+            ValueError: If the model's prior is tied to another guide.
+        """
+        Kept(model).refuse_strangers({p for m in modules_in_reach(guide) for p in m.parameters()})
+        return super().__call__(model, guide)
+
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Float[Tensor, ""]:
         """The loss, its gradients added to the parameters' ``.grad``, as ``pyro.infer.SVI`` asks.
 
@@ -177,7 +192,8 @@ class Objective(pyro.infer.ELBO):
         Returns:
             The loss in nats, shape (), without a gradient.
         """
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        with learning(model, guide):
+            loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         return loss.detach()

@@ -7,11 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.objectives.arrangement import Weighted, nested, refuse_minibatch, whole
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.scores import control_variate, leave_one_out_mean
 from pyrolvm.programs import Structure
-from pyrolvm.weights import Draws, check_count, log_mean_exp, nested_counts, whole_counts
+from pyrolvm.weights import Draws, log_mean_exp, nested_counts, whole_counts
 
 __all__ = ["ImportanceWeighted", "Over"]
 
@@ -53,7 +54,7 @@ class ImportanceWeighted(Objective):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
-        check_count("num_global_particles", num_global_particles)
+        num_global_particles = as_integer(num_global_particles, "num_global_particles")
         if over not in ("local", "all"):
             raise ValueError(f"'over' must be 'local' or 'all'; got {over!r}.")
         if over == "all" and num_global_particles != 1:

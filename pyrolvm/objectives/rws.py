@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.objectives.arrangement import Weighted
 from pyrolvm.objectives.base import Estimate
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted
 from pyrolvm.programs import Empty, Program, Structure
-from pyrolvm.weights import Draws, Gradient, check_count, log_guide_of_simulation
+from pyrolvm.weights import Draws, Gradient, log_guide_of_simulation
 
 __all__ = ["RWS"]
 
@@ -77,7 +78,7 @@ class RWS(ImportanceWeighted):
                 f"got {num_particles}."
             )
         if num_sleep_particles is not None:
-            check_count("num_sleep_particles", num_sleep_particles)
+            num_sleep_particles = as_integer(num_sleep_particles, "num_sleep_particles")
             if insomnia == 1.0:
                 raise ValueError("'num_sleep_particles' needs 'insomnia' below 1: there is no sleep phase.")
         self.insomnia, self.num_sleep_particles = insomnia, num_sleep_particles

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pyrolvm.weights import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["check_weight", "linear_warm_up"]
 
@@ -37,7 +37,7 @@ def linear_warm_up(num_steps: int, start: float = 0.0) -> Callable[[int], float]
         >>> weight(0), weight(500), weight(5000)
         (0.2, 0.6, 1.0)
     """
-    check_count("num_steps", num_steps)
+    num_steps = as_integer(num_steps, "num_steps")
     check_weight("start", start)
     if start > 1:
         raise ValueError(f"'start' must be at most 1, the weight that the warm-up leads to; got {start}.")

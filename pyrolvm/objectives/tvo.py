@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.objectives.importance_weighted import ImportanceWeighted, Over
-from pyrolvm.weights import check_count
 
 __all__ = ["TVO"]
 
@@ -71,7 +71,7 @@ class TVO(ImportanceWeighted):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
-        check_count("num_partitions", num_partitions)
+        num_partitions = as_integer(num_partitions, "num_partitions")
         if not 0.0 < first_beta < 1.0:
             raise ValueError(f"'first_beta' must lie between 0 and 1; got {first_beta}.")
         self.num_partitions, self.first_beta = num_partitions, first_beta

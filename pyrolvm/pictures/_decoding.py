@@ -45,13 +45,13 @@ def decoded(model: Any, *latents: Tensor) -> Float[Tensor, "*batch num_features"
     return means
 
 
-def drawn(model: Any, name: str, z: Float[Tensor, "rows num_latents"]) -> Float[Tensor, "rows num_features"]:
-    """Draws of x given z; latents that the model draws before z do not matter.
+def drawn(model: Any, latents: dict[str, Tensor]) -> Float[Tensor, "rows num_features"]:
+    """Draws of x given what is next to it; latents that the model draws before do not matter.
 
     Args:
         model: A program of the library: `model(size=n)` gives n rows.
-        name: The site of z.
-        z: The latent that the model draws last.
+        latents: What the decoder takes, by the names of the sites, each with a row for each draw.
     """
-    x: Tensor = replay(model, trace=Simulation((), {}, {name: z}).trace())(size=len(z))
+    num_rows = len(next(iter(latents.values())))
+    x: Tensor = replay(model, trace=Simulation((), {}, latents).trace())(size=num_rows)
     return x

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pyrolvm.figures import Picture, styled
+from pyrolvm.integers import is_integer
 
 __all__ = ["Images", "MOST_IMAGES", "figure_of", "images_of"]
 
@@ -70,7 +71,7 @@ def _shape(num_features: int, image_shape: Sequence[int] | None) -> tuple[int, i
             )
         return 1, side, side
     sizes = tuple(image_shape) if isinstance(image_shape, Sequence) and not isinstance(image_shape, str) else ()
-    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+    if not sizes or not all(map(is_integer, sizes)):
         raise TypeError(f"'image_shape' must be (height, width) or (colors, height, width); got {image_shape!r}.")
     whole = (1, *sizes) if len(sizes) == 2 else sizes
     if len(whole) != 3 or whole[0] not in (1, 3) or math.prod(whole) != num_features or min(whole) < 1:

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.pictures._decoding import check_model, decoded, drawn
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
-from pyrolvm.posterior import last_latent
+from pyrolvm.posterior import decoder_inputs
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["reconstructions"]
 
@@ -24,7 +24,7 @@ def reconstructions(
     model: Any,
     guide: Program,
     x: Any,
-    *,
+    *args: Any,
     num_particles: int = 100,
     draw: bool = False,
     image_shape: Sequence[int] | None = None,
@@ -32,13 +32,16 @@ def reconstructions(
 ) -> Figure:
     """Data above their reconstructions: the means E_q[E[x | z]] over latents drawn from the guide, or a draw of x.
 
-    Where the guide has collapsed, all reconstructions look alike: the mean image.
+    Where the guide has collapsed, all reconstructions look alike: the mean image. A class y that the model enumerates
+    is drawn with each z, from p(y | z, x), or is the label: the mean is that of all classes, by their probabilities.
 
     Args:
-        model: One of `lvm.models` whose rows are images, with the method `decode`.
+        model: One of `lvm.models` whose rows are images, with the method `decode`; its arguments, where there are
+            several, are called as the sites of the latents are.
         guide: Its guide.
         x: Data, shape (N, D), at most 400 rows; missing entries, NaN, are orange.
-        num_particles: Draws of z behind each mean; without effect on draws of x.
+        *args: What else model and guide take, such as labels.
+        num_particles: Draws of the latents behind each mean; without effect on draws of x.
         draw: Whether to show one draw, z ~ q(z | x), x' ~ p(x' | z), in place of the mean.
         image_shape: (height, width), or (colors, height, width) with 1 or 3 colors; None for square ones.
         seed: Seed of the draws; None draws from the caller's generators.
@@ -64,14 +67,14 @@ def reconstructions(
         ['x', 'mean']
     """
     check_model(model, *(() if draw else ("decode",)))
-    check_count("num_particles", num_particles)
-    (data,) = as_arguments((x,), model, guide)
-    check_values(model, (data,))
+    num_particles = as_integer(num_particles, "num_particles")
+    data, *others = as_arguments((x, *args), model, guide)
+    check_values(model, (data, *others))
     if len(data) > MOST_IMAGES:
         raise ValueError(f"'x' must have at most {MOST_IMAGES} rows to be shown; got {len(data)}. Pass some, x[:10].")
     with seeded(seed), evaluating(model, guide):
-        name, z, _ = last_latent(model, guide, (data,), 1 if draw else num_particles)
-        again = drawn(model, name, z[0]) if draw else _mean(model, z)
+        latents = decoder_inputs(model, guide, (data, *others), 1 if draw else num_particles).values
+        again = drawn(model, {name: value[0] for name, value in latents.items()}) if draw else _mean(model, latents)
     above, below = images_of([data, again], image_shape)
     columns = min(len(data), _IN_A_ROW)
     blank = np.zeros((-len(data) % columns, *above.shape[1:]))
@@ -81,8 +84,10 @@ def reconstructions(
     return figure_of(images, columns, rows=rows)
 
 
-def _mean(model: Any, z: Float[Tensor, "draws rows num_latents"]) -> Float[Tensor, "rows num_features"]:
-    """Mean of the means, some draws at a time."""
-    total = sum(decoded(model, some).sum(0) for some in z.split(max(1, 4096 // z.shape[1])))
+def _mean(model: Any, latents: dict[str, Tensor]) -> Float[Tensor, "rows num_features"]:
+    """Mean of the means over draws of the latents, (K, N, ...), some draws at a time."""
+    num_draws, num_rows = next(iter(latents.values())).shape[:2]
+    parts = [value.split(max(1, 4096 // num_rows)) for value in latents.values()]
+    total = sum(decoded(model, *some).sum(0) for some in zip(*parts, strict=True))
     assert isinstance(total, Tensor)
-    return total / len(z)
+    return total / num_draws

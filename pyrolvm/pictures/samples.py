@@ -5,10 +5,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from pyrolvm.integers import as_integer
 from pyrolvm.pictures._decoding import check_model, decoded
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
 from pyrolvm.programs import evaluating
-from pyrolvm.weights import check_count
 
 __all__ = ["samples"]
 
@@ -42,7 +42,7 @@ def samples(
         'means of x given draws of the latents'
     """
     check_model(model, "sample", *(() if draw else ("decode",)))
-    check_count("n", n)
+    n = as_integer(n, "n")
     if n > MOST_IMAGES:
         raise ValueError(f"'n' must be at most {MOST_IMAGES}; got {n}.")
     with evaluating(model):

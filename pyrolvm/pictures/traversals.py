@@ -9,24 +9,25 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyrolvm.integers import as_integer, is_integer
 from pyrolvm.pictures._decoding import check_model, decoded, drawn
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
-from pyrolvm.posterior import features, last_latent
+from pyrolvm.posterior import DecoderInputs, decoder_inputs, features
 from pyrolvm.programs import Program, as_arguments, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count
 
 __all__ = ["traversals"]
 
 _MOST_UNITS = 10
 _PARTICLES = 10  # for the spread of the latents over all data: each datum gives as many
+_DRAWS = 400  # for what else the decoder takes, of the one datum
 
 
 def traversals(
     model: Any,
     guide: Program,
     x: Any,
-    *,
+    *args: Any,
     row: int = 0,
     units: Sequence[int] | None = None,
     num_steps: int = 9,
@@ -39,12 +40,16 @@ def traversals(
 
     A unit moves about its mean over the data, by its standard deviation there (that of the aggregate posterior), so
     that it stays where the decoder was trained, whatever the prior. A unit of whole numbers, such as a bit, takes one
-    value after the other. A row of one image is a unit that has collapsed.
+    value after the other. A row of one image is a unit that has collapsed. A class y that the model enumerates is
+    kept at the datum's label, or at the most frequent of 400 draws given the datum: for images of another class, give
+    the datum another label.
 
     Args:
-        model: One of `lvm.models` whose rows are images, with the method `decode`.
+        model: One of `lvm.models` whose rows are images, with the method `decode`; its arguments, where there are
+            several, are called as the sites of the latents are.
         guide: Its guide.
         x: Data, shape (N, D); a few hundred rows are enough.
+        *args: What else model and guide take, such as labels.
         row: Number of the datum whose posterior mean the other units keep.
         units: Which units to show; None for the ten at most whose posterior means vary most over the data, the most
             active first.
@@ -55,7 +60,8 @@ def traversals(
         seed: Seed of the draws; None draws from the caller's generators.
 
     Returns:
-        A matplotlib figure. Black is 0 and white 1, or the smallest and the largest value where some lie outside.
+        A matplotlib figure, under the value of each class that is kept. Black is 0 and white 1, or the smallest and the
+        largest value where some lie outside.
 
     Raises:
         TypeError: If the model has not the method, a count, the row or a unit is no integer, the span no number, or the
@@ -77,39 +83,61 @@ def traversals(
         ['z[1]', 'z[0]']
     """
     check_model(model, *(() if draw else ("decode",)))
-    check_count("num_steps", num_steps)
-    if isinstance(row, bool) or not isinstance(row, int):
-        raise TypeError(f"'row' must be an integer; got {row!r}.")
-    if isinstance(span, bool) or not isinstance(span, int | float):
-        raise TypeError(f"'span' must be a number; got {span!r}.")
-    if num_steps < 2 or not 0 < span < np.inf:
-        raise ValueError(f"'num_steps' must be at least 2 and 'span' positive; got {num_steps} and {span}.")
-    (data,) = as_arguments((x,), model, guide)
+    num_steps = as_integer(num_steps, "num_steps")
+    row = as_integer(row, "row", least=None)
+    _check_span(span, num_steps)
+    data = as_arguments((x, *args), model, guide)
     with seeded(seed):
-        every = torch.as_tensor(features(model, guide, data)).to(data.device)
+        every = torch.as_tensor(features(model, guide, *data)).to(data[0].device)
+        if not -len(every) <= row < len(every):
+            raise ValueError(f"'row' must be the number of a row of 'x', which has {len(every)}; got {row}.")
         with evaluating(model, guide):
-            name, z, whole = last_latent(model, guide, (data,), _PARTICLES)
+            latents = decoder_inputs(model, guide, data, _PARTICLES)
+            kept = _kept(decoder_inputs(model, guide, data, _DRAWS, row)) if latents.others else {}
+        name, whole = latents.name, latents.name in latents.whole
+        z = latents.values[name]
         means = every[:, -z.shape[-1] :]
         chosen = _chosen(units, means)
         steps, values = _steps(z.flatten(0, 1), whole, num_steps, span)
-        if not -len(data) <= row < len(data):
-            raise ValueError(f"'row' must be the number of a row of 'x', which has {len(data)}; got {row}.")
         if len(chosen) * len(steps) > MOST_IMAGES:
             raise ValueError(
                 f"at most {MOST_IMAGES} images can be shown; got {len(chosen)} units x {len(steps)} steps."
             )
-        path = (means[row].round() if whole else means[row]).repeat(len(chosen), len(steps), 1)
-        for i, unit in enumerate(chosen):
-            path[i, :, unit] = values[:, unit]
+        path = _path(means[row].round() if whole else means[row], values, chosen)
+        given = {n: path if n == name else kept[n].expand(len(path), *kept[n].shape) for n in latents.values}
         with evaluating(model):
-            shown = drawn(model, name, path.flatten(0, 1)) if draw else decoded(model, path.flatten(0, 1))
+            shown = drawn(model, given) if draw else decoded(model, *given.values())
     return figure_of(
         images_of([shown], image_shape)[0],
         len(steps),
         rows=[f"{name}[{unit}]" for unit in chosen],
         columns=[f"{step:.0f}" if whole else f"{step:+.1f}" if step else "0" for step in steps.tolist()],
+        title=", ".join(f"{n} = {value.item():g}" for n, value in kept.items() if not value.dim()),
         xlabel="value of the unit" if whole else "standard deviations from the mean",
     )
+
+
+def _check_span(span: Any, num_steps: int) -> None:
+    if isinstance(span, bool) or not isinstance(span, int | float):
+        raise TypeError(f"'span' must be a number; got {span!r}.")
+    if num_steps < 2 or not 0 < span < np.inf:
+        raise ValueError(f"'num_steps' must be at least 2 and 'span' positive; got {num_steps} and {span}.")
+
+
+def _kept(latents: DecoderInputs) -> dict[str, Tensor]:
+    """What the decoder takes besides the latent, at one datum: the most frequent of whole numbers, or the mean."""
+    draws = {name: value[:, 0] for name, value in latents.others.items()}
+    return {n: value.mode(0).values if n in latents.whole else value.mean(0) for n, value in draws.items()}
+
+
+def _path(
+    base: Float[Tensor, "num_latents"], values: Float[Tensor, "steps num_latents"], units: Sequence[int]
+) -> Float[Tensor, "images num_latents"]:
+    """Latents of all images: for each unit, its value at each step, the others as they are."""
+    path = base.repeat(len(units), len(values), 1)
+    for i, unit in enumerate(units):
+        path[i, :, unit] = values[:, unit]
+    return path.flatten(0, 1)
 
 
 def _steps(
@@ -131,7 +159,7 @@ def _chosen(units: Sequence[int] | None, means: Float[Tensor, "rows num_latents"
         order = torch.argsort(means.var(0, correction=0), descending=True, stable=True)
         found: list[int] = order[:_MOST_UNITS].tolist()
         return found
-    if not isinstance(units, Sequence) or not all(isinstance(u, int) and not isinstance(u, bool) for u in units):
+    if not isinstance(units, Sequence) or not all(map(is_integer, units)):
         raise TypeError(f"'units' must be a sequence of integers, e.g. [0, 1]; got {units!r}.")
     if not units or not all(0 <= unit < width for unit in units):
         raise ValueError(f"'units' must be one or more of 0..{width - 1}, the units of the latent; got {list(units)}.")

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.posterior._locals import Pair, Part
+from pyrolvm.integers import as_integer
+from pyrolvm.posterior._locals import Pair, Part, by_row
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import Draws, Latent, check_count
+from pyrolvm.weights import Draws, Latent
 
 __all__ = ["features"]
 
@@ -64,9 +65,9 @@ def features(
         array([[0.5],
                [1.5]], dtype=float32)
     """
-    check_count("num_particles", num_particles)
+    num_particles = as_integer(num_particles, "num_particles")
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model, guide)
     check_values(model, args)
     pair, found = Pair(model, guide, data_plate), []
@@ -74,6 +75,7 @@ def features(
         for rows, chunk, handler in pair.chunks(args, batch_size):
             with handler:
                 part = pair.read(chunk)
+                part.refuse_none()
                 if rows is not None:
                     part.refuse_globals("and chunks of rows would each have others. Pass batch_size=None.")
                 found.append(_means(part, num_particles))
@@ -88,7 +90,7 @@ def _means(part: Part, num_particles: int) -> Float[Tensor, "rows numbers"]:
     together = True  # until draws are found to have been made one by one
     for size in part.sizes(num_particles - 1) if num_particles > 1 else []:
         draws = part.draw(size) if together else first
-        together = together and all(_is_of_all(draws.latents[name]) for name in part.places)
+        together = together and all(_is_of_all(draws.latents[name]) for name in part.latents)
         runs = [draws] if together else (part.draw(1) for _ in range(size))
         total = total + sum(_given_draws(part, run).sum(0) for run in runs)
     return total / num_particles
@@ -97,7 +99,7 @@ def _means(part: Part, num_particles: int) -> Float[Tensor, "rows numbers"]:
 def _is_exact(part: Part, draws: Draws) -> bool:
     """Whether no other draws would give other means: nothing is drawn, or the one site whose mean is asked for."""
     drawn = part.stochastic(draws)
-    if drawn and drawn != list(part.places):
+    if drawn and drawn != list(part.latents):
         return False
     return len(drawn) <= 1 and all(_closed_form(name, draws.latents[name]) is not None for name in drawn)
 
@@ -111,10 +113,10 @@ def _is_of_all(latent: Latent) -> bool:
 def _given_draws(part: Part, draws: Draws) -> Float[Tensor, "draws rows numbers"]:
     """Means of the latents given each draw of what comes before them; the draws where they have none."""
     columns = []
-    for name in part.places:
+    for name in part.latents:
         latent = draws.latents[name]
         mean = _closed_form(name, latent)
-        columns.append(part.by_row(name, latent.value if mean is None else mean))
+        columns.append(by_row(latent.value if mean is None else mean, latent.rows))
     dtype = next((c.dtype for c in columns if c.is_floating_point()), torch.get_default_dtype())
     return torch.cat([column.to(dtype) for column in columns], -1)
 

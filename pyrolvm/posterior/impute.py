@@ -1,21 +1,21 @@
 """Missing entries of data, from what is observed."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyrolvm.evidence import pareto_khat
+from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Masked
 from pyrolvm.posterior._locals import Pair, Part
 from pyrolvm.posterior.imputation import Imputation, warn_if_doubtful
 from pyrolvm.programs import Program, as_arguments, check_values, evaluating, module_of
 from pyrolvm.seeding import seeded
-from pyrolvm.weights import check_count, refuse_invalid
+from pyrolvm.weights import Enumerated, Latent, Predictive, predictives, refuse_invalid
 
 __all__ = ["impute"]
 
@@ -24,9 +24,9 @@ _AT_ONCE = 2**22  # numbers of data times particles: what K draws of some rows t
 
 def impute(
     model: Program,
-    guide: Program,
+    guide: Program | None,
     x: Any,
-    *,
+    *args: Any,
     num_particles: int = 1000,
     num_samples: int = 10,
     level: float = 0.9,
@@ -38,17 +38,22 @@ def impute(
 
     Draws z_k ~ q(z | x_observed) with self-normalized weights w_k ~ p(x_observed, z_k) / q(z_k | x_observed) stand for
     the posterior, so the answer tends to the model's as K grows, whatever the guide. The mean is sum_k w_k E[x | z_k],
-    the ends of the intervals are weighted quantiles of x_k ~ p(x | z_k). An interval holds its entry with probability
-    `level` as far as the model is right.
+    the ends of the intervals are weighted quantiles of x_k ~ p(x | z_k). What the model enumerates, such as the class y
+    of a semi-supervised VAE, is summed out of the weights and drawn exactly, y_k ~ p(y | z_k, x_observed, labels), to
+    stand beside z_k. An interval holds its entry with probability `level` as far as the model is right.
 
     Args:
-        model: One of `lvm.models` whose likelihood is `lvm.likelihoods.Masked`, on top of a decoder.
-        guide: Its guide, which takes data with NaN: an encoder that begins with `lvm.nn.FillMissing()`.
+        model: One of `lvm.models` whose likelihood is `lvm.likelihoods.Masked`, or a module of yours with such an
+            attribute `likelihood`, whose distribution its program observes x by.
+        guide: Its guide, which takes data with NaN: an encoder that begins with `lvm.nn.FillMissing()`. None where the
+            model enumerates all latents.
         x: Data, shape (N, D), with NaN where an entry is missing.
+        *args: What else model and guide take, such as labels.
         num_particles: K, draws of the latents of each row.
         num_samples: S, joint draws of each row's missing entries, by sampling importance resampling.
         level: Probability of the intervals, between 0 and 1.
-        batch_size: Rows that are computed at once; None for as many as a few tens of megabytes allow.
+        batch_size: Rows that are computed at once; None for as many as a few tens of megabytes allow, times the number
+            of values that the model enumerates.
         data_plate: Name of the data plate; None to find it.
         seed: Seed of the draws; None draws from the caller's generators.
 
@@ -58,8 +63,9 @@ def impute(
     Raises:
         TypeError: If the model's likelihood is not `Masked`, x no tensor or array, or a count no integer.
         ValueError: If the pair has problems or is not fitted, the model refuses the data, the guide draws latents
-            outside the data plate, a number is out of range, a log weight is NaN or positive infinity, or all weights
-            of a row are zero.
+            outside the data plate, data have no latents of their own, a number is out of range, a log weight is NaN or
+            positive infinity, all weights of a row are zero, x is not observed at one site, or the likelihood has no
+            mean in closed form.
 
     References:
         Mattei & Frellsen 2019, MIWAE: deep generative modelling and imputation of incomplete data sets, equations 11
@@ -81,67 +87,106 @@ def impute(
         >>> bool(found.lower[0, 1] < found.mean[0, 1] < found.upper[0, 1])
         True
     """
-    counts = {"num_particles": num_particles, "num_samples": num_samples}
-    for name, value in (counts if batch_size is None else {**counts, "batch_size": batch_size}).items():
-        check_count(name, value)
+    num_particles, num_samples = as_integer(num_particles, "num_particles"), as_integer(num_samples, "num_samples")
+    if batch_size is not None:
+        batch_size = as_integer(batch_size, "batch_size")
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
         raise ValueError(f"'level' must be a probability between 0 and 1; got {level!r}.")
-    decoded = _decoder(model)
-    (data,) = as_arguments((x,), model, guide)
+    _refuse_others(model)
+    data, *others = as_arguments((x, *args), model, guide)
     if not isinstance(data, Tensor):
         raise TypeError(f"'x' must be a tensor or an array, shape (N, D); got {type(data).__name__}.")
-    check_values(model, (data,))
+    check_values(model, (data, *others))
     data = data if data.is_floating_point() else data.to(torch.get_default_dtype())
     size = max(1, _AT_ONCE // (num_particles * data.shape[-1])) if batch_size is None else batch_size
     pair, found = Pair(model, guide, data_plate), []
     with seeded(seed), evaluating(model, guide):
-        for rows, chunk, handler in pair.chunks((data,), size):
-            (part,) = chunk
-            if not part.isnan().any():
-                found.append(_complete(part, num_samples))
+        for rows, chunk, handler in pair.chunks((data, *others), size):
+            if not chunk[0].isnan().any():
+                found.append(_complete(chunk[0], num_samples))
                 continue
             with handler:
-                z, weights, khat = _weighed(pair.read(chunk), num_particles, 0 if rows is None else int(rows[0]))
-            found.append(_filled(part, z, weights, khat, decoded, num_samples, level))
+                weighed = _weighed(pair.read(chunk), num_particles, 0 if rows is None else int(rows[0]))
+                found.append(_filled(chunk[0], weighed, num_samples, level))
     mean, lower, upper, ess, tails, samples = (
         torch.cat(parts, 1 if parts[0].dim() == 3 else 0).cpu().numpy() for parts in zip(*found, strict=True)
     )
     return warn_if_doubtful(Imputation(mean, lower, upper, samples, float(level), ess, tails, num_particles))
 
 
-def _decoder(model: Program) -> Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]]:
-    """What gives the distribution of x given the latent next to it, and the mean; refuses models that have none."""
+def _refuse_others(model: Program) -> None:
+    """Refuse models for which NaN does not stand for what is missing."""
     module: Any = module_of(model)
     likelihood = getattr(module, "likelihood", None)
-    if not isinstance(likelihood, Masked) or not callable(getattr(module, "decoder", None)):
+    if not isinstance(likelihood, Masked):
         got = type(model if module is None else module).__name__
         got += "" if likelihood is None else f" with {type(likelihood).__name__}"
         raise TypeError(
-            f"'model' must have a decoder and the likelihood lvm.likelihoods.Masked, for which NaN stands for what is "
-            f"missing; got {got}. Build and fit it with likelihood=lvm.likelihoods.Masked(...)."
+            f"'model' must have the likelihood lvm.likelihoods.Masked, for which NaN stands for what is missing; got "
+            f"{got}. Build and fit it with likelihood=lvm.likelihoods.Masked(...)."
         )
 
-    def decoded(z: Tensor) -> tuple[dist.TorchDistribution, Tensor]:
-        parameters = module.decoder(z)
-        return likelihood.distribution(parameters), likelihood.mean(parameters)
 
-    return decoded
+@dataclass(frozen=True)
+class _Weighed:
+    """Weighted draws that stand for the posterior of each row's latents.
+
+    Attributes:
+        part: The rows.
+        latents: Draws of all latents that the guide draws, and of what is enumerated, shape (1, K, *plates, *event).
+        rows: Dimension of the data plate in each.
+        weights: Self-normalized weights.
+        khat: Their Pareto k-hat.
+    """
+
+    part: Part
+    latents: dict[str, Tensor]
+    rows: dict[str, int]
+    weights: Float[Tensor, "draws rows"]
+    khat: Float[Tensor, "rows"]
+
+    def resampled(self, num_samples: int) -> dict[str, Tensor]:
+        """Draws of the latents without weights: each row's chosen by its weights, all latents of a draw together."""
+        chosen = torch.multinomial(self.weights.mT, num_samples, replacement=True).mT  # (S, B)
+        return {name: _chosen(value, self.rows[name], chosen) for name, value in self.latents.items()}
+
+    def predictive(self, latents: dict[str, Tensor], num_particles: int) -> Predictive:
+        """Distribution of x given latents.
+
+        Raises:
+            ValueError: If x is not observed at one site.
+        """
+        pair, (x, *_) = self.part.pair, self.part.args
+        sites = predictives(pair.model, pair.guide, self.part.args, latents, num_particles, data_plate=pair.data_plate)
+        found = [site for site in sites.values() if site.observed.isnan().any()]
+        if len(found) != 1 or found[0].observed.shape != x.shape:
+            raise ValueError(
+                f"'x' must be observed at one site, all its {x.shape[-1]} columns, so that missing entries have their "
+                "places; the model observes it in parts. Write it with one site for x."
+            )
+        return found[0]
 
 
-def _weighed(
-    part: Part, num_particles: int, first_row: int
-) -> tuple[Float[Tensor, "draws rows num_latents"], Float[Tensor, "draws rows"], Float[Tensor, "rows"]]:
-    """Draws of the latent next to the data, their self-normalized weights, and the weights' k-hat."""
+def _chosen(value: Tensor, rows: int, chosen: Int[Tensor, "samples rows"]) -> Tensor:
+    """Some of a latent's draws, for each row its own."""
+    moved = value.movedim(rows, 2)[0]  # (K, B, ...)
+    index = chosen.reshape(*chosen.shape, *[1] * (moved.dim() - 2)).expand(*chosen.shape, *moved.shape[2:])
+    return moved.gather(0, index).unsqueeze(0).movedim(2, rows)
+
+
+def _weighed(part: Part, num_particles: int, first_row: int) -> _Weighed:
+    """Draws of each row's latents, with their weights."""
     part.refuse_globals("and imputation weighs draws of each datum's own. Use a guide of single data alone.")
-    name = list(part.places)[-1]
-    latents, log_weights, first = [], [], 0
+    if part.structure.is_joint or not part.structure.enumerated:
+        part.refuse_none()
+    each: list[dict[str, Latent | Enumerated]] = []
+    log_weights, first = [], 0
     for size in part.sizes(num_particles):
-        draws = part.draw(size)
-        part.refuse_enumerated_data(draws)
+        draws = part.draw(size, draw_enumerated=True)
         refuse_invalid(draws, first_row, first)
         local = draws.log_weight.local
         assert local is not None  # there are latents inside the data plate
-        latents.append(part.by_row(name, draws.latents[name].value))
+        each.append({**draws.latents, **draws.enumerated})
         log_weights.append(local[0])
         first += size
     log_weight = torch.cat(log_weights)
@@ -152,7 +197,9 @@ def _weighed(
             f"all weights of row {row} are zero: no draw of the guide can have produced it. Look at the row, or use a "
             "better guide."
         )
-    return torch.cat(latents), torch.softmax(log_weight, 0), pareto_khat(log_weight)
+    latents = {name: torch.cat([some[name].value for some in each], 1) for name in each[0]}
+    rows = {name: latent.rows for name, latent in each[0].items() if latent.rows is not None}
+    return _Weighed(part, latents, rows, torch.softmax(log_weight, 0), pareto_khat(log_weight))
 
 
 def _complete(x: Float[Tensor, "rows num_features"], num_samples: int) -> tuple[Tensor, ...]:
@@ -162,28 +209,36 @@ def _complete(x: Float[Tensor, "rows num_features"], num_samples: int) -> tuple[
 
 
 def _filled(
-    x: Float[Tensor, "rows num_features"],
-    z: Float[Tensor, "draws rows num_latents"],
-    weights: Float[Tensor, "draws rows"],
-    khat: Float[Tensor, "rows"],
-    decoded: Callable[[Tensor], tuple[dist.TorchDistribution, Tensor]],
-    num_samples: int,
-    level: float,
+    x: Float[Tensor, "rows num_features"], weighed: _Weighed, num_samples: int, level: float
 ) -> tuple[Tensor, ...]:
     """Rows with missing entries: mean, ends, ESS, k-hat and draws."""
-    missing = x.isnan()
-    distribution, means = decoded(z)
-    mean = (weights.unsqueeze(-1) * means).sum(0)
+    missing, weights = x.isnan(), weighed.weights
+    given = weighed.predictive(weighed.latents, len(weights))
+    mean = (weights.unsqueeze(-1) * _means(given)).sum(0)
     rows = missing.nonzero()[:, 0]
     ends = [x.clone(), x.clone()]
-    drawn = distribution.sample()[:, missing]
+    drawn = given.sample()[:, missing]
     for end, probability in zip(ends, ((1 - level) / 2, (1 + level) / 2), strict=True):
         end[missing] = _quantile(drawn, weights[:, rows], probability)
-    chosen = torch.multinomial(weights.mT, num_samples, replacement=True).mT  # (S, B)
-    given, _ = decoded(z.gather(0, chosen.unsqueeze(-1).expand(-1, -1, z.shape[-1])))
-    samples = torch.where(missing, given.sample(), x)
+    again = weighed.predictive(weighed.resampled(num_samples), num_samples)
+    samples = torch.where(missing, again.sample(), x)
     ess, known = 1 / weights.square().sum(0), missing.any(-1)
-    return torch.where(missing, mean, x), *ends, *(value.where(known, math.nan) for value in (ess, khat)), samples
+    return (
+        torch.where(missing, mean, x),
+        *ends,
+        *(value.where(known, math.nan) for value in (ess, weighed.khat)),
+        samples,
+    )
+
+
+def _means(given: Predictive) -> Float[Tensor, "draws rows num_features"]:
+    try:
+        return given.mean()
+    except NotImplementedError as error:
+        raise ValueError(
+            "the likelihood has no mean in closed form, so there is none of what is missing. Give the distribution "
+            "that its features(parameters) returns the property 'mean'."
+        ) from error
 
 
 def _quantile(

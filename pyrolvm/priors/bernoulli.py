@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["Bernoulli"]
 
@@ -40,14 +40,17 @@ class Bernoulli(PyroModule):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__("bernoulli")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.logits = torch.nn.Parameter(torch.zeros(num_latents))
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Bits, 0 or 1 as floats, shape (..., L).
         """
-        return pyro.sample("z", dist.Bernoulli(logits=self.logits).to_event(1))
+        return pyro.sample(name, dist.Bernoulli(logits=self.logits).to_event(1))

@@ -9,7 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyrolvm.flows import CouplingFlow, flow_options
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["Flow"]
 
@@ -53,16 +53,19 @@ class Flow(PyroModule):
         num_bins: int = 8,
     ) -> None:
         super().__init__("flow")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.flow = CouplingFlow(num_latents, 0, **flow_options(num_transforms, hidden_features, num_bins))
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
-        return pyro.sample("z", self.flow(None, self.loc, self.scale))
+        return pyro.sample(name, self.flow(None, self.loc, self.scale))

@@ -9,7 +9,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["NormalMixture"]
 
@@ -49,8 +49,8 @@ class NormalMixture(PyroModule):
 
     def __init__(self, num_components: int, num_latents: int) -> None:
         super().__init__("normal_mixture")
-        check_count("num_components", num_components)
-        check_count("num_latents", num_latents)
+        num_components = as_integer(num_components, "num_components")
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_components, self.num_latents = num_components, num_latents
         self.logits = torch.nn.Parameter(torch.zeros(num_components))
         self.locs = torch.nn.Parameter(torch.randn(num_components, num_latents))
@@ -65,12 +65,15 @@ class NormalMixture(PyroModule):
         """Mixture weights, shape (K,), summing to 1."""
         return self.logits.softmax(-1)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with sites "component" (enumerated) and "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with sites "component" (enumerated) and that of the latents.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
         component = pyro.sample("component", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
         loc, scale = (Vindex(value)[..., component, :] for value in (self.locs, self.scale))
-        return pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+        return pyro.sample(name, dist.Normal(loc, scale).to_event(1))

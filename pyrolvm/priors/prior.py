@@ -12,7 +12,8 @@ __all__ = ["Prior"]
 class Prior(Protocol):
     """The distribution of a datum's latents before the datum is seen; any object with these names is one.
 
-    Calling it, inside the data plate, draws the site "z". A prior of your own is a `PyroModule` that does so.
+    Calling it, inside the data plate, draws the site "z", or that of the name which it is told: models with several
+    layers of latents tell it one. A prior of your own is a `PyroModule` that does so.
 
     Attributes:
         num_latents: Dimension L of z.
@@ -25,6 +26,10 @@ class Prior(Protocol):
 
     num_latents: int
 
-    def __call__(self) -> Float[Tensor, "*batch num_latents"]:
-        """Draw z of each datum, inside the data plate."""
+    def __call__(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """Draw z of each datum, inside the data plate.
+
+        Args:
+            name: Of the site.
+        """
         ...

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.programs import check_count
+from pyrolvm.integers import as_integer
 
 __all__ = ["StandardNormal"]
 
@@ -39,15 +39,18 @@ class StandardNormal(PyroModule):
 
     def __init__(self, num_latents: int) -> None:
         super().__init__("standard_normal")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
 
-    def forward(self) -> Float[Tensor, "*batch num_latents"]:
-        """The Pyro program inside the data plate, with site "z".
+    def forward(self, name: str = "z") -> Float[Tensor, "*batch num_latents"]:
+        """The Pyro program inside the data plate, with one site.
+
+        Args:
+            name: Of the site of the latents.
 
         Returns:
             Latents, shape (..., L).
         """
-        return pyro.sample("z", dist.Normal(self.loc, self.scale).to_event(1))
+        return pyro.sample(name, dist.Normal(self.loc, self.scale).to_event(1))

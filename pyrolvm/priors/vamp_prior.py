@@ -12,7 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrolvm.programs import check_count, evaluation_mode, parameter_scope
+from pyrolvm.integers import as_integer
+from pyrolvm.programs import evaluation_mode, parameter_scope
 
 __all__ = ["VampPrior"]
 
@@ -34,6 +35,9 @@ class VampPrior(PyroModule):
     The best prior for the ELBO is the aggregate posterior, the mixture of q(z | x_n) over all data; this one has K
     learned data in their place, chosen from without looking at x (the component is enumerated). Build the model, then
     its guide, then `tie` the two. Pyro's own objective for it is `TraceEnum_ELBO`.
+
+    Prior and guide learn together: to fit the model with another guide is refused, unless the prior, or the guide that
+    it is tied to, is frozen (`requires_grad_(False)`). Any guide may weigh it, as in `lvm.evidence.importance`.
 
     Args:
         num_latents: Dimension L of z.
@@ -69,7 +73,7 @@ class VampPrior(PyroModule):
         self, num_latents: int, pseudo_inputs: Float[Tensor, "K ..."], *, bounds: tuple[float, float] | None = None
     ) -> None:
         super().__init__("vamp_prior")
-        check_count("num_latents", num_latents)
+        num_latents = as_integer(num_latents, "num_latents")
         self.num_latents = num_latents
         try:
             start = torch.as_tensor(pseudo_inputs, dtype=torch.get_default_dtype()).detach().clone()
@@ -92,6 +96,11 @@ class VampPrior(PyroModule):
             inside = start.clamp(low + 0.05 * (high - low), high - 0.05 * (high - low))
             self.pseudo_inputs = PyroParam(inside, constraint=constraints.interval(low, high))  # type: ignore[assignment]
         self._guide: tuple[Any, ...] = ()  # in a tuple, so that it does not become a submodule
+
+    @property
+    def kept_guide(self) -> Any:
+        """The guide that it is tied to; None before that."""
+        return self._guide[0] if self._guide else None
 
     def extra_repr(self) -> str:
         """Sizes, for the printed form."""

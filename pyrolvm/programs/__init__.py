@@ -8,7 +8,6 @@ from pyro.poutine import block, replay
 from pyrolvm.programs.arguments import (
     as_arguments,
     at_once,
-    check_count,
     check_values,
     chunks,
     count_rows,
@@ -35,6 +34,7 @@ from pyrolvm.programs.binding import (
 )
 from pyrolvm.programs.checking import CheckReport, check, forget, refuse_collisions, structure_of
 from pyrolvm.programs.joining import Joining
+from pyrolvm.programs.keeping import KeepsGuide, Kept, learning, other_guides
 from pyrolvm.programs.modules import buffers_of, evaluation_mode, module_of, modules_in_reach, released
 from pyrolvm.programs.plates import (
     Minibatch,
@@ -71,6 +71,8 @@ __all__ = [
     "CheckReport",
     "Empty",
     "Joining",
+    "KeepsGuide",
+    "Kept",
     "Problem",
     "Program",
     "SharedRows",
@@ -86,7 +88,6 @@ __all__ = [
     "block",
     "buffers_of",
     "check",
-    "check_count",
     "check_values",
     "chunks",
     "count_rows",
@@ -109,12 +110,14 @@ __all__ = [
     "is_filled_in",
     "is_subsample",
     "latents",
+    "learning",
     "minibatch",
     "module_of",
     "moving_supports",
     "modules_in_reach",
     "numbers_in_play",
     "on_device",
+    "other_guides",
     "parameter_scope",
     "parameters_of",
     "prior_guide",

@@ -19,7 +19,6 @@ from pyrolvm.programs.structure import Structure
 __all__ = [
     "as_arguments",
     "at_once",
-    "check_count",
     "check_values",
     "chunks",
     "count_rows",
@@ -29,23 +28,6 @@ __all__ = [
     "refuse_no_programs",
     "rows_in_play",
 ]
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse what is not a positive integer.
-
-    Args:
-        name: Name of the argument.
-        value: Its value.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is less than 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"'{name}' must be an integer; got {value!r}.")
-    if value < 1:
-        raise ValueError(f"'{name}' must be at least 1; got {value}.")
 
 
 def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:

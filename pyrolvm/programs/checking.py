@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrolvm.programs.arguments import refuse_no_programs
 from pyrolvm.programs.binding import parameter_scope, unbind
+from pyrolvm.programs.keeping import other_guides
 from pyrolvm.programs.modules import module_of
 from pyrolvm.programs.plates import active_minibatch
 from pyrolvm.programs.problems import PairError, Problem
@@ -85,6 +86,7 @@ def check(
     with parameter_scope(model, guide):
         try:
             structure, problems = inspect_pair(plain_model, plain_guide, args, kwargs, data_plate)
+            problems += other_guides(plain_model, plain_guide)
         except PairError as error:
             return CheckReport((error.problem,), None)
         except Exception as error:  # whatever a user's program raises is the finding

@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyrolvm.integers import is_integer
 from pyrolvm.programs.modules import module_of
 
 __all__ = [
@@ -175,9 +176,9 @@ def data_plate(x: Any, *, dim: int | None = None, name: str = "data") -> pyro.pl
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
     """
-    size = x if isinstance(x, int) else len(x)
-    if size == 0:
-        raise ValueError(f"plate '{name}' must have at least one row; got none.")
+    size = int(x) if is_integer(x) else len(x)
+    if size < 1:
+        raise ValueError(f"plate '{name}' must have at least one row; got {size or 'none'}.")
     device: Any = x.device if isinstance(x, Tensor) else None
     batch = _ACTIVE.get()
     if batch is None or batch.name != name:

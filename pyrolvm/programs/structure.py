@@ -27,7 +27,8 @@ class Structure:
         has_global_terms: Whether any term, observed ones included, lies outside the data plate.
         guide_enumerated: Latents that the guide marks for enumeration.
         guide_sequential: Those of them that are marked to be enumerated one value after the other.
-        depths: For each latent of the guide, the number of dimensions, from the right, that its plates reach.
+        depths: For each latent that the guide draws or the model sums out, the number of dimensions, from the right,
+            that its plates reach.
         points: Continuous latents that the guide puts at a point, so that it has no density there, nor weights.
         score_function: Latents whose draws from the guide carry no gradient.
         subsampled: Whether the data plate has fewer rows than its full size.
@@ -58,6 +59,14 @@ class Structure:
     def is_joint(self) -> bool:
         """Whether one weight holds for the whole data set."""
         return self.data_plate is None
+
+    def is_local(self, name: str) -> bool:
+        """Whether a latent that is drawn or summed out lies inside the data plate.
+
+        Args:
+            name: Of its site. What is summed out outside of the plate ties the data's rows: weights are joint.
+        """
+        return name in self.local_latents or (name in self.enumerated and not self.is_joint)
 
 
 def signature(
@@ -135,7 +144,11 @@ def _inspect(
         has_global_terms=any(chosen not in plates_of(s) for s in sites),
         guide_enumerated=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") is not None),
         guide_sequential=tuple(n for n, s in guide_sites.items() if s["infer"].get("enumerate") == "sequential"),
-        depths={n: max((-f.dim for f in s["cond_indep_stack"] if f.vectorized), default=0) for n, s in drawn.items()},
+        depths={
+            n: max((-f.dim for f in s["cond_indep_stack"] if f.vectorized), default=0)
+            for n, s in (model_sites | drawn).items()
+            if not s["is_observed"]
+        },
         points=again.points() if not problems else (),
         score_function=tuple(n for n, s in drawn.items() if not s["fn"].has_rsample),
         subsampled=any(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrolvm.programs import Structure
 from pyrolvm.weights.copies import LeafCopy
+from pyrolvm.weights.enumerated import Enumerated
 from pyrolvm.weights.parts import Layout, Parts, Term
 from pyrolvm.weights.score import ScoreTerm
 from pyrolvm.weights.terms import Factor
@@ -58,6 +59,7 @@ class Draws:
         model_terms: Every term of the model by itself with its layout, to say which site a number comes from.
         guide_terms: Those of the guide.
         units: The latents inside the data plate unit by unit; None unless that was asked for and there are any.
+        enumerated: Draws, by name, of what the model sums out together with data; empty unless they were asked for.
     """
 
     structure: Structure
@@ -74,6 +76,7 @@ class Draws:
     model_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
     guide_terms: tuple[tuple[Layout, Term], ...] = field(repr=False)
     units: Units | None = field(default=None, repr=False)
+    enumerated: Mapping[str, Enumerated] = field(default_factory=dict, repr=False)
 
     @property
     def log_joint(self) -> Parts:
@@ -128,6 +131,10 @@ def stack(draws: list[Draws], *, local_axis: bool) -> Draws:
             value = torch.cat([d.latents[name].value for d in draws], 1 if local_axis else 0)
             latent = latent._replace(value=value)
         latents[name] = latent
+    enumerated = {
+        name: each._replace(value=torch.cat([d.enumerated[name].value for d in draws], 1 if local_axis else 0))
+        for name, each in first.enumerated.items()
+    }
     units = None if first.units is None else Units.cat([d.units for d in draws if d.units], local_axis=local_axis)
     groups = zip(*(d.score_terms for d in draws), strict=True)
     return replace(
@@ -140,4 +147,5 @@ def stack(draws: list[Draws], *, local_axis: bool) -> Draws:
         model_terms=tuple(pair for d in draws for pair in d.model_terms),
         guide_terms=tuple(pair for d in draws for pair in d.guide_terms),
         units=units,
+        enumerated=enumerated,
     )

@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Structure,
     as_arguments,
-    check_count,
     check_values,
     evaluation_mode,
     existing_parameters,
@@ -156,8 +156,8 @@ def log_weights(
         >>> w.local.shape, w.global_
         (torch.Size([5, 3]), None)
     """
-    check_count("num_particles", num_particles)
-    check_count("num_global_particles", num_global_particles)
+    num_particles = as_integer(num_particles, "num_particles")
+    num_global_particles = as_integer(num_global_particles, "num_global_particles")
     args = as_arguments(args, model, guide)
     check_values(model, args)
     with seeded(seed), existing_parameters(), evaluation_mode(model, guide):

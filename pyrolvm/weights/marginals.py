@@ -6,7 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyrolvm.programs import Program, Structure, as_arguments, check_count, check_values, evaluating
+from pyrolvm.integers import as_integer
+from pyrolvm.programs import Program, Structure, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_no_number
@@ -61,7 +62,7 @@ def marginals(
         >>> marginals(model, None, torch.tensor([0.0]))["z"].probs
         tensor([0.5000])
     """
-    check_count("num_particles", num_particles)
+    num_particles = as_integer(num_particles, "num_particles")
     args = as_arguments(args, model, guide)
     check_values(model, args)
     with seeded(seed), evaluating(model, guide), torch.enable_grad():

@@ -89,7 +89,7 @@ class Particles:
         """
         trace = Trace()
         for name, value in latents.items():
-            is_local = name in self.structure.local_latents
+            is_local = self.structure.is_local(name)
             lead = [self.num_global] if self.num_global > 1 else []
             if self.num_local > 1:
                 lead.append(self.num_local if is_local else 1)
@@ -140,5 +140,5 @@ def one_particle(structure: Structure, latents: Mapping[str, Tensor], m: int, k:
         m: Its number among the globals.
         k: Its number among the locals.
     """
-    local = structure.local_latents
-    return {name: v[m : m + 1, k : k + 1] if name in local else v[m : m + 1] for name, v in latents.items()}
+    local = structure.is_local
+    return {name: v[m : m + 1, k : k + 1] if local(name) else v[m : m + 1] for name, v in latents.items()}

@@ -142,6 +142,16 @@ class Layout:
         """
         return frozenset(self.symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized)
 
+    def plates(self, site: Any) -> tuple[str | None, ...]:
+        """Symbols of the plates around a site but the particles', where they are; None where no plate is.
+
+        Args:
+            site: A node of a packed trace.
+        """
+        frames = {f.dim: self.symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized}
+        own = {dim: symbol for dim, symbol in frames.items() if symbol not in self.keep[:2]}
+        return tuple(own.get(dim) for dim in range(-max((-dim for dim in own), default=0), 0))
+
     def is_local(self, term: Term) -> bool:
         """Whether a term lies inside the data plate: this goes by its plates, never by its shape.
 

@@ -42,7 +42,18 @@ class ExactLogRing(LogRing):
     than 88 nats (float32) or 708 (float64) make log p(x) = -inf. Here one dimension is eliminated at a time: broadcast,
     add, log-sum-exp. The dimension that makes the smallest intermediate tensor goes first; only those that a factor
     ties to it change their costs, so that chains of hundreds of sites are quick.
+
+    Args:
+        dim_to_size: Sizes of all dimensions, by their symbols.
+        eliminated: Where each dimension is put as it is summed out, with the product that it is summed out of; None to
+            forget them.
     """
+
+    def __init__(
+        self, *, dim_to_size: dict[str, int] | None = None, eliminated: list[tuple[str, Any]] | None = None
+    ) -> None:
+        super().__init__(dim_to_size=dim_to_size)
+        self.eliminated = eliminated
 
     def sumproduct(self, terms: Iterable[Any], dims: Iterable[str]) -> Any:
         """Multiply all terms and sum out some dimensions.
@@ -59,6 +70,8 @@ class ExactLogRing(LogRing):
             del costs[dim]
             total = _product([t for t in factors if dim in t._pyro_dims])
             names = total._pyro_dims
+            if self.eliminated is not None:
+                self.eliminated.append((dim, total))
             summed: Any = logsumexp(total, names.index(dim))
             summed._pyro_dims = names.replace(dim, "")
             factors = [t for t in factors if dim not in t._pyro_dims] + [summed]

@@ -31,6 +31,7 @@ from pyrolvm.programs import (
 from pyrolvm.weights.broadcasting import agree
 from pyrolvm.weights.copies import DetachedDraws, LeafCopies
 from pyrolvm.weights.draws import Draws, Latent, expand, stack
+from pyrolvm.weights.enumerated import draw_enumerated
 from pyrolvm.weights.expectation import expected_terms
 from pyrolvm.weights.particles import GLOBAL_PARTICLES, LOCAL_PARTICLES, Particles, one_particle
 from pyrolvm.weights.parts import Parts, Term
@@ -38,7 +39,7 @@ from pyrolvm.weights.reading_units import read_units
 from pyrolvm.weights.score import score_terms
 from pyrolvm.weights.terms import Terms, read_terms, unscaled, with_kl_weight
 
-__all__ = ["Gradient", "densities_elsewhere", "draw", "take_out_scale"]
+__all__ = ["Gradient", "Run", "densities_elsewhere", "draw", "take_out_scale"]
 
 Gradient = Literal["site", "path", "guide", "score"]
 
@@ -63,6 +64,7 @@ def draw(
     keep_factors: bool = False,
     keep_units: bool = False,
     kl_weight: float | Tensor = 1.0,
+    draw_enumerated: bool = False,
 ) -> Draws:
     """Run the guide and replay the model against it.
 
@@ -86,6 +88,7 @@ def draw(
         keep_units: Whether the latents inside the data plate are read unit by unit; not where the guide is enumerated.
         kl_weight: What the densities of latents, the model's and the guide's, count in log weights:
             log p(x | z) - kl_weight (log q(z | x) - log p(z)).
+        draw_enumerated: Whether what the model sums out together with data is drawn too, given the draws and the data.
 
     Raises:
         ValueError: If the pair has problems, if the guide is enumerated, or if its structure differs from run to run.
@@ -94,7 +97,7 @@ def draw(
     for _ in range(2):
         structure = structure_of(model, None if isinstance(guide, Empty) else guide, args, kwargs, data_plate)
         _refuse_guide_enumeration(structure, expectation)
-        run = _Run(
+        run = Run(
             model,
             guide,
             args,
@@ -106,6 +109,7 @@ def draw(
             keep_factors,
             keep_units,
             kl_weight,
+            draw_enumerated,
         )
         try:
             return run.draws(*counts(structure), vectorize, latents or {})
@@ -136,7 +140,7 @@ _broadcasting: "weakref.WeakKeyDictionary[Structure, dict[tuple[int, int], bool]
 
 
 @dataclass
-class _Run:
+class Run:
     """One pair with its arguments and structure."""
 
     model: Program
@@ -145,15 +149,19 @@ class _Run:
     kwargs: Any
     structure: Structure
     data_plate: str | None
-    max_plate_nesting: int | None
-    gradient: Gradient
-    keep_factors: bool
-    keep_units: bool
-    kl_weight: float | Tensor
+    max_plate_nesting: int | None = None
+    gradient: Gradient = "site"
+    keep_factors: bool = False
+    keep_units: bool = False
+    kl_weight: float | Tensor = 1.0
+    draw_enumerated: bool = False
 
     def draws(self, num_global: int, num_local: int, vectorize: bool, latents: Mapping[str, Tensor]) -> Draws:
+        """As many draws as asked for: all at once where the programs broadcast, else one after the other."""
         drawn = {*self.structure.local_latents, *self.structure.global_latents}
-        if drawn <= set(self.structure.guide_enumerated):  # every particle would be the same
+        if (
+            drawn <= set(self.structure.guide_enumerated) and not self.draw_enumerated
+        ):  # all particles would be the same
             return expand(self.once(1, 1, latents), num_global, num_local)
         with SharedRows():
             if num_global * num_local == 1 or (vectorize and self.broadcasts(num_global, num_local)):
@@ -200,7 +208,8 @@ class _Run:
                 trace.remove_node(name)
         counts, plates = (particles.num_global, particles.num_local), (GLOBAL_PARTICLES, LOCAL_PARTICLES)
         with densities_elsewhere():
-            terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors)
+            terms = read_terms(model_trace, guide_trace, plate, plates, counts, self.keep_factors, self.draw_enumerated)
+            enumerated = draw_enumerated(model_trace, guide_trace, terms) if self.draw_enumerated else {}
             units = None
             if self.keep_units and not self.structure.guide_enumerated:
                 units = read_units(model_trace, guide_trace, terms, particles)
@@ -225,6 +234,7 @@ class _Run:
             model_terms=tuple((terms.layout, term) for term in (*terms.likelihood, *terms.prior)),
             guide_terms=tuple((terms.layout, term) for term in terms.guide),
             units=units,
+            enumerated=enumerated,
         )
 
     def _scored(self, guide_sites: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """From traces to log-densities for each datum and particle."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pyrolvm.programs import is_filled_in
 from pyrolvm.weights.parts import Layout, Ordinal, Term, samples
 from pyrolvm.weights.ring import ExactLogRing
 
-__all__ = ["Factor", "Terms", "prior_terms", "read_terms", "unscaled", "with_kl_weight"]
+__all__ = ["Factor", "Terms", "is_summed_out", "prior_terms", "read_terms", "unscaled", "with_kl_weight"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Terms:
         prior: Latents of the model, and what enumerated sites are summed into where none is observed.
         guide: Sites of the guide.
         factors: The enumerated sites' own log-densities, before they are summed out.
+        eliminated: What enumerated sites were summed out of together with data, in that order; empty unless asked for.
     """
 
     layout: Layout
@@ -52,6 +53,7 @@ class Terms:
     prior: list[Term]
     guide: list[Term]
     factors: list[Factor]
+    eliminated: list[tuple[str, Any]] = field(default_factory=list)
 
 
 def read_terms(
@@ -61,6 +63,7 @@ def read_terms(
     particle_plates: tuple[str, str],
     counts: tuple[int, int],
     keep_factors: bool = False,
+    keep_eliminated: bool = False,
 ) -> Terms:
     """The terms of a run of a pair.
 
@@ -71,6 +74,7 @@ def read_terms(
         particle_plates: Names of the plates of globals and of locals.
         counts: M and K.
         keep_factors: Whether the densities of enumerated sites shall carry a gradient.
+        keep_eliminated: Whether what enumerated sites are summed out of is kept, where data are among it.
     """
     _count_filled_in(model_trace, guide_trace)
     for trace in (guide_trace, model_trace):
@@ -79,9 +83,10 @@ def read_terms(
     model_trace.pack_tensors(guide_trace.plate_to_symbol)
     layout = Layout.of(model_trace, data_plate, particle_plates, counts)
     factors = _factors(model_trace, guide_trace, layout) if keep_factors else []
-    likelihood, prior = _model_terms(model_trace, guide_trace, layout)
+    eliminated: list[tuple[str, Any]] = []
+    likelihood, prior = _model_terms(model_trace, guide_trace, layout, eliminated if keep_eliminated else None)
     guide = [Term((s["name"],), layout.ordinal(s), s["packed"]["log_prob"]) for s in samples(guide_trace)]
-    return Terms(layout, likelihood, prior, guide, factors)
+    return Terms(layout, likelihood, prior, guide, factors, eliminated)
 
 
 def with_kl_weight(terms: Terms, model_trace: Trace, guide_trace: Trace, weight: float | Tensor) -> Terms:
@@ -127,21 +132,24 @@ def _count_filled_in(model_trace: Trace, guide_trace: Trace) -> None:
             site["mask"] = None
 
 
-def _is_summed_out(site: Any, guide_trace: Trace) -> bool:
+def is_summed_out(site: Any, guide_trace: Trace) -> bool:
+    """Whether a site of the model is enumerated.
+
+    Args:
+        site: A node of the model's trace.
+        guide_trace: Trace of the guide.
+    """
     return site["name"] not in guide_trace.nodes and site["infer"].get("_enumerate_dim") is not None
 
 
 def _factors(model_trace: Trace, guide_trace: Trace, layout: Layout) -> list[Factor]:
     found = []
     for site in samples(model_trace):
-        if _is_summed_out(site, guide_trace):
+        if is_summed_out(site, guide_trace):
             value = site["packed"]["unscaled_log_prob"]
             if not value.requires_grad:
                 value.requires_grad_()
-            frames = {f.dim: layout.symbols[f.name] for f in site["cond_indep_stack"] if f.vectorized}
-            own = {dim: symbol for dim, symbol in frames.items() if symbol not in layout.keep[:2]}
-            depth = max((-dim for dim in own), default=0)
-            dims = (*(own.get(dim) for dim in range(-depth, 0)), site["infer"]["_enumerate_symbol"])
+            dims = (*layout.plates(site), site["infer"]["_enumerate_symbol"])
             found.append(Factor(site["name"], site["fn"], value, dims))
     return found
 
@@ -155,13 +163,15 @@ def unscaled(site: Any) -> Any:
     return packed.scale_and_mask(site["packed"]["unscaled_log_prob"], mask=site["packed"]["mask"])
 
 
-def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tuple[list[Term], list[Term]]:
+def _model_terms(
+    model_trace: Trace, guide_trace: Trace, layout: Layout, eliminated: list[tuple[str, Any]] | None = None
+) -> tuple[list[Term], list[Term]]:
     """Likelihood and prior terms; the sites that depend on an enumerated one are summed out together.
 
     What is summed out is a likelihood where a site among it is observed; else, as in a mixture prior, it is a prior.
     """
     sites = samples(model_trace)
-    enumerated = {site["name"] for site in sites if _is_summed_out(site, guide_trace)}
+    enumerated = {site["name"] for site in sites if is_summed_out(site, guide_trace)}
     sum_dims = {site["infer"]["_enumerate_symbol"] for site in sites if site["name"] in enumerated}
     likelihood: list[Term] = []
     prior: list[Term] = []
@@ -173,8 +183,9 @@ def _model_terms(model_trace: Trace, guide_trace: Trace, layout: Layout) -> tupl
             term = Term((site["name"],), layout.ordinal(site), site["packed"]["log_prob"])
             (likelihood if site["is_observed"] else prior).append(term)
     for group in _connected(dependent, sum_dims):
-        terms = _summed_out(group, enumerated, sum_dims, layout)
-        (likelihood if any(site["is_observed"] for site in group) else prior).extend(terms)
+        has_data = any(site["is_observed"] for site in group)
+        terms = _summed_out(group, enumerated, sum_dims, layout, eliminated if has_data else None)
+        (likelihood if has_data else prior).extend(terms)
     return likelihood, prior
 
 
@@ -212,7 +223,13 @@ def _connected(sites: list[Any], sum_dims: set[str]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def _summed_out(group: list[Any], enumerated: set[str], sum_dims: set[str], layout: Layout) -> list[Term]:
+def _summed_out(
+    group: list[Any],
+    enumerated: set[str],
+    sum_dims: set[str],
+    layout: Layout,
+    eliminated: list[tuple[str, Any]] | None,
+) -> list[Term]:
     """The terms of some sites after their enumerated dimensions are summed out."""
     factors: OrderedDict[Ordinal, list[Any]] = OrderedDict()
     for site in group:
@@ -222,7 +239,7 @@ def _summed_out(group: list[Any], enumerated: set[str], sum_dims: set[str], layo
     scale = _common_scale([(site["name"], site["scale"]) for site in group])
     sizes = {d: n for terms in factors.values() for t in terms for d, n in zip(t._pyro_dims, t.shape, strict=True)}
     own = sum_dims.intersection(sizes)
-    contracted = contract_tensor_tree(factors, own, ring=ExactLogRing(dim_to_size=sizes))
+    contracted = contract_tensor_tree(factors, own, ring=ExactLogRing(dim_to_size=sizes, eliminated=eliminated))
     terms = []
     for ordinal, group_terms in contracted.items():
         for term in group_terms:

@@ -47,6 +47,14 @@ def test_one_row_for_each_run():
     assert summary["elbo_sd"][1] == pytest.approx(table["elbo"][2:4].std())
 
 
+def test_the_trial_step_is_the_models_too():
+    guides = {"learned": lambda model: learned_guide}
+    comparison = compared(lambda: learning_model, guides, fit_options={"num_steps": 6, "num_guide_steps": 3})
+    assert comparison.fits[0].num_steps == 6
+    with pytest.raises(ValueError, match="'num_guide_steps' must be at most the number of steps.*got 7 and 6 steps"):
+        compared(lambda: learning_model, guides, fit_options={"num_steps": 6, "num_guide_steps": 7})
+
+
 @pytest.mark.parametrize("make_model", [lambda: learning_model, Linear], ids=["function", "module"])
 def test_nothing_leaks_from_run_to_run(make_model):
     guides = {"learned": lambda model: learned_guide, "exact": lambda model: local_guide()}

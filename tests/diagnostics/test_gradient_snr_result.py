@@ -164,7 +164,7 @@ def test_the_picture(ratios, tmp_path):
         ({"num_particles": "14"}, TypeError, "'num_particles' must be a sequence of integers.*got '14'"),
         ({"num_particles": (4, 1)}, ValueError, r"'num_particles' must be increasing; got \(4, 1\)"),
         ({"num_repeats": 1}, ValueError, "'num_repeats' must be at least 2, to have a standard deviation; got 1"),
-        ({"num_repeats": 0}, ValueError, "'num_repeats' must be at least 1; got 0"),
+        ({"num_repeats": 0}, ValueError, "'num_repeats' must be at least 2, to have a standard deviation; got 0"),
         ({"num_repeats": 3.5}, TypeError, "'num_repeats' must be an integer; got 3.5"),
         ({"data_plate": "rows"}, ValueError, "'data_plate' names no plate: 'rows'"),
     ],

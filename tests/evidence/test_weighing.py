@@ -2,6 +2,7 @@
 
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -11,6 +12,7 @@ import torch
 from torch.distributions import constraints
 
 import pyrolvm as lvm
+from pyrolvm import capture
 from pyrolvm.evidence import replay, weighing
 from pyrolvm.evidence.replay import Replay
 from pyrolvm.evidence.weighing import Weighing
@@ -247,12 +249,17 @@ def test_machine_code_gives_the_same_weights(replays, monkeypatch):
     assert replays[-1].is_compiled
 
 
-def test_compiling_pays_once_calls_without_it_have_lost_as_much(monkeypatch):
-    notes = {"compiling": {"seconds": 10.0}}
-    monkeypatch.setattr(weighing.capture, "noted", lambda key: notes.get(key, {}))
-    monkeypatch.setattr(weighing.capture, "note", lambda key, **figures: notes.update({key: figures}))
+def test_compiling_pays_once_calls_without_it_have_lost_as_much(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    capture.note("compiling", seconds=10.0)
     assert [weighing._repays("graph", 4.0) for _ in range(3)] == [False, False, True]
     assert not weighing._repays("another", 4.0)
+
+
+def test_the_key_of_machine_code_holds_the_code_that_shapes_it():
+    key = Replay(lambda x: (x + torch.randn(3),), (torch.ones(3),)).key
+    for file in (Path(replay.__file__), *Path(capture.__file__).parent.glob("*.py")):
+        assert file.read_text() in key
 
 
 def test_where_there_is_no_compiler_the_graph_goes_on(replays, monkeypatch):
@@ -261,7 +268,7 @@ def test_where_there_is_no_compiler_the_graph_goes_on(replays, monkeypatch):
 
     model, guide, args = vae()
     monkeypatch.setattr(weighing, "_SAVED", math.inf)
-    monkeypatch.setattr(replay.capture, "compiled", refuse)
+    monkeypatch.setattr(capture, "compiled", refuse)
     found = lvm.evidence.importance(model, guide, *args, **OPTIONS)
     assert len(replays) > 10
     assert bool(found.log_evidence.isfinite().all())

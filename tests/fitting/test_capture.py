@@ -13,7 +13,7 @@ from pyro.optim.clipped_adam import ClippedAdam
 from torch.utils.data import DataLoader, TensorDataset
 
 import pyrolvm as lvm
-from pyrolvm import capture
+from pyrolvm.capture import processors
 from pyrolvm.fitting import pacing
 from pyrolvm.fitting.captured import CapturedStep
 
@@ -399,7 +399,7 @@ def test_without_a_compiler_a_fit_runs_eagerly(monkeypatch):
     def missing(*_):
         raise RuntimeError("no C++ compiler")
 
-    monkeypatch.setattr(capture, "_build", missing)
+    monkeypatch.setattr(processors, "_build", missing)
     monkeypatch.setattr(pacing, "_cold_seconds", lambda: -100.0)
     result = fit(model, guide, X, num_steps=60)
     assert result.execution == "eager: torch could not compile the step: no C++ compiler"

@@ -1,11 +1,15 @@
 """Machine code is held against the graph that it was made of, before it takes a step of a fit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from fitting.pairs import fit
 from fitting.test_capture import vae
 
-from pyrolvm.fitting import captured
+from pyrolvm import capture
+from pyrolvm.fitting import bundles, captured, loss_graph, updates
+from pyrolvm.fitting.comparing import CHECKED_STEPS
 
 LOSSES, VALUE, MOMENT = 1, 2, 3  # among what is carried: of the first bundle, the encoder's and decoder's parameters
 
@@ -32,7 +36,7 @@ def compiled_with(monkeypatch, change):
 
         return run
 
-    monkeypatch.setattr(captured, "compiled", compiled)
+    monkeypatch.setattr(capture, "compiled", compiled)
     rows = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     return fit(*vae(), rows, num_steps=10, compile=True)
 
@@ -69,7 +73,7 @@ def other_noise(number, before, after):
 
 def no_second_step(number, before, after):
     """Right as long as a call takes one step: in five it does not move on."""
-    if number > captured._CHECKED_STEPS:
+    if number > CHECKED_STEPS:
         for tensor, old in zip(after[VALUE:], before[VALUE:], strict=True):
             tensor.copy_(old)
 
@@ -80,3 +84,18 @@ def no_second_step(number, before, after):
 def test_wrong_code_takes_no_step(monkeypatch, change):
     with pytest.raises(ValueError, match="the compiled step gives other numbers than the graph"):
         compiled_with(monkeypatch, change)
+
+
+def test_the_key_of_machine_code_holds_the_code_that_shapes_it(monkeypatch):
+    keys = []
+
+    def refuse(loop, example, key):
+        keys.append(key)
+        raise capture.CaptureError("enough")
+
+    monkeypatch.setattr(capture, "compiled", refuse)
+    with pytest.raises(ValueError, match="enough"):
+        fit(*vae(), (torch.rand(12, 6) < 0.4).double(), num_steps=10, compile=True)
+    files = [Path(module.__file__) for module in (captured, loss_graph, bundles, updates)]
+    for file in [*files, *Path(capture.__file__).parent.glob("*.py")]:
+        assert file.read_text() in keys[0]

@@ -106,7 +106,7 @@ def test_a_plateau_below_1_is_not_taken_for_convergence_either(monkeypatch):
 def test_a_weight_that_never_settles_never_converges(monkeypatch):
     monkeypatch.setattr(convergence, "_WINDOW", 30)
     monkeypatch.setattr(loop, "_CONVERGENCE_EVERY", 60)
-    monkeypatch.setattr(loop, "_MOST_STEPS", 200)
+    monkeypatch.setattr(loop, "MOST_STEPS", 200)
     with pytest.warns(UserWarning, match="has not converged after 200 steps"):
         fitted = fit(mean_model, None, X[:1], learning_rate=1e-12, objective=ELBO(kl_weight=lambda step: 1 + step % 2))
     assert fitted.converged is False

@@ -22,7 +22,7 @@ def test_it_converges_to_the_optimum_with_neither_steps_nor_epochs(monkeypatch):
 
 
 def test_it_says_so_where_it_does_not_converge(monkeypatch):
-    monkeypatch.setattr(loop, "_MOST_STEPS", 60)
+    monkeypatch.setattr(loop, "MOST_STEPS", 60)
     with pytest.warns(UserWarning, match="has not converged after 60 steps"):
         result = fit(mean_model, None, X)
     assert result.converged is False

@@ -1,5 +1,6 @@
 """Steps of the guide alone between those of the model."""
 
+import copy
 import functools
 import math
 
@@ -13,6 +14,7 @@ from fitting.test_capture import assert_same, network, parameters_of, vae
 from pyro.optim.clipped_adam import ClippedAdam
 
 import pyrolvm as lvm
+from pyrolvm.fitting import convergence, loop
 
 PRIOR = (0.2, 0.3, 0.5)
 
@@ -94,17 +96,18 @@ def test_a_decaying_rate_decays_in_each_step(interpreted):
 
 
 def test_modules_move_in_turns_too():
-    own, amortized = vae()
+    """Of seven steps the model takes the fourth alone."""
+    pair = vae()
     bits = (torch.rand(12, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
-    fit(own, amortized, bits, num_steps=1, num_guide_steps=2, learning_rate=1e-12)  # makes all parameters
-    before = [[p.detach().clone() for p in part.parameters()] for part in (own, amortized)]
-    fit(own, amortized, bits, num_steps=3, num_guide_steps=4)
-    stayed = [torch.equal(p, kept) for p, kept in zip(own.parameters(), before[0], strict=True)]
-    moved = [not torch.equal(p, kept) for p, kept in zip(amortized.parameters(), before[1], strict=True)]
-    assert all(stayed)
-    assert all(moved)
-    fit(own, amortized, bits, num_steps=4, num_guide_steps=4)
-    assert not any(torch.equal(p, kept) for p, kept in zip(own.parameters(), before[0], strict=True))
+    fit(*pair, bits, num_steps=1, learning_rate=1e-12)  # makes all parameters
+    four, seven = copy.deepcopy(pair), copy.deepcopy(pair)
+    fit(*four, bits, num_steps=4, num_guide_steps=4)
+    fit(*seven, bits, num_steps=7, num_guide_steps=4)
+    own, amortized = (
+        [*zip(*(p.parameters() for p in parts), strict=True)] for parts in zip(pair, four, seven, strict=True)
+    )
+    assert all(torch.equal(b, c) and not torch.equal(a, b) for a, b, c in own)
+    assert not any(torch.equal(a, b) or torch.equal(b, c) for a, b, c in amortized)
 
 
 def test_what_both_have_is_the_model_s():
@@ -119,10 +122,9 @@ def test_what_both_have_is_the_model_s():
         with lvm.data_plate(x):
             pyro.sample("z", dist.Normal(slope * x, scale.exp()))
 
-    found = fit(scaled, sharing, X, num_steps=3, num_guide_steps=4)
-    assert found.model.parameters["scale"] == 0.7
-    assert found.guide.parameters["slope"] != 0.1
-    assert fit(scaled, sharing, X, num_steps=4, num_guide_steps=4).model.parameters["scale"] != 0.7
+    four, seven = (fit(scaled, sharing, X, num_steps=n, num_guide_steps=4) for n in (4, 7))
+    assert four.model.parameters["scale"] == seven.model.parameters["scale"] != 0.7
+    assert four.guide.parameters["slope"] != seven.guide.parameters["slope"]
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -144,6 +146,41 @@ def test_the_optimizer_knows_how_many_steps_each_took(interpreted):
     assert counted == [[1], [2], [1, 3], [1, 4], [1, 5], [2, 6], [2, 7]]
 
 
+def drifting(x):
+    """Nothing to learn but a location that is far off, and a guide that is right from the start."""
+    mean = pyro.param("mean", torch.tensor(5.0))
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+
+def still(x):
+    nudge = pyro.param("nudge", torch.tensor(0.0))
+    with lvm.data_plate(x):
+        pyro.sample("z", dist.Normal(0 * nudge, 1.0))
+
+
+def test_patience_waits_for_the_model_s_turn():
+    """The objective stays while the guide alone moves: only judgments with a turn of the model behind them count."""
+    options = {"num_epochs": 40, "batch_size": 6, "validation": X, "patience": 2}
+    waited = fit(drifting, still, X, num_guide_steps=24, learning_rate=0.1, **options)  # an epoch has two steps
+    assert waited.num_steps == 80
+    assert waited.model.parameters["mean"] < 4.8  # three turns, of 0.1 each
+    stuck = fit(drifting, still, X, num_guide_steps=24, learning_rate=lambda step: 1e-30, **options)
+    assert [step for step, _ in stuck.validation][-1] == 48  # the ends of the first two runs
+    alone = fit(model, guide, X, num_guide_steps=60, learning_rate=lambda step: 1e-30, **options)
+    assert alone.num_steps == 6  # a model without parameters waits for nothing
+
+
+def test_a_fit_does_not_converge_before_the_model_s_turn(monkeypatch):
+    monkeypatch.setattr(convergence, "_WINDOW", 20)
+    monkeypatch.setattr(loop, "_CONVERGENCE_EVERY", 20)
+    monkeypatch.setattr(loop, "MOST_STEPS", 2000)
+    for turns, ends in ((1, 40), (150, 160)):  # the first check with a turn behind it
+        fitted = fit(drifting, still, X, num_guide_steps=turns, learning_rate=1e-30, compile=False)
+        assert (fitted.converged, fitted.num_steps) == (True, ends)
+
+
 # ------------------------------------------------------------------------------------------- what is refused
 
 
@@ -157,6 +194,19 @@ def test_the_optimizer_knows_how_many_steps_each_took(interpreted):
 def test_numbers(number, error, message):
     with pytest.raises(error, match=message):
         fit(model, guide, X, num_steps=2, num_guide_steps=number)
+
+
+def test_a_turn_that_never_comes():
+    message = (
+        r"'num_guide_steps' must be at most the number of steps, or the model never moves; got {} and {} steps\. Take "
+        r"more steps, or fewer of the guide alone\."
+    )
+    with pytest.raises(ValueError, match=message.format(4, 3)):
+        fit(discrete, enumerating, X, num_steps=3, num_guide_steps=4)
+    with pytest.raises(ValueError, match=message.format(7, 6)):
+        fit(discrete, enumerating, X, num_epochs=3, batch_size=6, num_guide_steps=7)
+    with pytest.raises(ValueError, match=message.format(100_001, 100_000)):
+        fit(discrete, enumerating, X, num_guide_steps=100_001)
 
 
 @pytest.mark.filterwarnings("ignore:.*was not registered in the param store")

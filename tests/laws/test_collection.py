@@ -129,9 +129,13 @@ def amortized_over_holes(model):
     return lvm.guides.Amortized(model, encoder.double())
 
 
-def hierarchical():
+def hierarchical(prior=lambda: None):
     layers = [lvm.nn.MLP(2, [8], 2 * 4)]
-    return lvm.models.HierarchicalVAE([4, 2], layers, lvm.nn.MLP(4, [16], 64)).double()
+    return lvm.models.HierarchicalVAE([4, 2], layers, lvm.nn.MLP(4, [16], 64), prior=prior()).double()
+
+
+def bottom_up(model):
+    return lvm.guides.BottomUp(model, lvm.nn.MLP(64, [16], 16).double(), (16,))
 
 
 def semi_supervised():
@@ -186,11 +190,9 @@ COLLECTION = {
         for guide in (lvm.guides.LowRank, lvm.guides.Mixture)
     },
     "VAE, Bernoulli": Entry(vae(64, lvm.likelihoods.Bernoulli()), amortized(64), digits, Trace_ELBO),
-    "hierarchical VAE": Entry(
-        hierarchical,
-        lambda model: lvm.guides.BottomUp(model, lvm.nn.MLP(64, [16], 16).double(), (16,)),
-        digits,
-        Trace_ELBO,
+    "hierarchical VAE": Entry(hierarchical, bottom_up, digits, Trace_ELBO),
+    "hierarchical VAE, mixture prior": Entry(
+        lambda: hierarchical(lambda: lvm.priors.NormalMixture(3, 2)), bottom_up, digits, enumerating
     ),
     "semi-supervised VAE": Entry(semi_supervised, amortized(64), labeled_digits, enumerating),
     # probabilistic PCA and factor analysis run the latent Gaussian's program

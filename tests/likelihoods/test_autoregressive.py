@@ -124,7 +124,7 @@ def test_bits_are_hidden_in_training_alone():
     ("act", "error", "match"),
     [
         (lambda: Autoregressive(0, 2, [4]), ValueError, "'num_features' must be at least 1; got 0"),
-        (lambda: Autoregressive(3, 2.0, [4]), TypeError, r"'num_context' must be an integer width; got 2\.0"),
+        (lambda: Autoregressive(3, 2.0, [4]), TypeError, r"'num_context' must be an integer; got 2\.0"),
         (lambda: Autoregressive(3, 2, 4), TypeError, r"'hidden' must be a sequence of widths; got 4"),
         (lambda: Autoregressive(3, 2, [0]), ValueError, "'hidden' must be at least 1; got 0"),
         (lambda: Autoregressive(3, 2, [4], dropout=1.0), ValueError, r"'dropout' must be a probability, .* got 1\.0"),

@@ -12,6 +12,7 @@ import pyrolvm as lvm
 from pyrolvm.likelihoods import Bernoulli, Gaussian
 from pyrolvm.models import HierarchicalVAE
 from pyrolvm.nn import MLP
+from pyrolvm.priors import NormalMixture
 
 
 class Affine(torch.nn.Module):
@@ -50,9 +51,9 @@ def marginal(model):
     return dist.MultivariateNormal(model.decoder(mean), weight @ covariance @ weight.mT + noise)
 
 
-def networks(sizes=(3, 2), num_features=5, likelihood=None):
+def networks(sizes=(3, 2), num_features=5, likelihood=None, prior=None):
     layers = [MLP(above, [8], 2 * below) for below, above in zip(sizes, sizes[1:], strict=False)]
-    return HierarchicalVAE(sizes, layers, MLP(sizes[0], [8], num_features), likelihood)
+    return HierarchicalVAE(sizes, layers, MLP(sizes[0], [8], num_features), likelihood, prior)
 
 
 def test_the_program_is_the_joint_density():
@@ -158,11 +159,12 @@ def test_pyros_svi_trains_all_of_it(likelihood):
     assert all(name.startswith(("hierarchical_vae.", "bottom_up.")) for name in pyro.get_param_store())
 
 
-def test_captured_steps_are_the_eager_ones(interpreted):
+@pytest.mark.parametrize("make_prior", [lambda: None, lambda: NormalMixture(3, 2)], ids=["standard", "mixture"])
+def test_captured_steps_are_the_eager_ones(make_prior, interpreted):
     x, found = (torch.rand(20, 5) > 0.5).double(), []
     for compile in (False, True):
         torch.manual_seed(1)
-        model = networks()
+        model = networks(prior=make_prior())
         guide = lvm.guides.BottomUp(model, torch.nn.Linear(5, 6), (4,))
         options = {"num_steps": 5, "batch_size": 6, "compile": compile, "seed": 0, "progress": False}
         found.append((lvm.fit(model, guide, x, objective=lvm.objectives.IWELBO(3), **options), model.state_dict()))

@@ -35,7 +35,7 @@ def test_dropout_is_unbiased_in_training_and_absent_in_evaluation():
     [
         (lambda: MLP(0, [3], 2), ValueError, "'num_inputs' must be at least 1; got 0"),
         (lambda: MLP(2, [3, 0], 2), ValueError, "'hidden' must be at least 1; got 0"),
-        (lambda: MLP(2, [3], 2.0), TypeError, r"'num_outputs' must be an integer width; got 2\.0"),
+        (lambda: MLP(2, [3], 2.0), TypeError, r"'num_outputs' must be an integer; got 2\.0"),
         (
             lambda: MLP(2, 128, 2),
             TypeError,

@@ -196,10 +196,6 @@ def test_classes_are_decoded_too():
         means = (torch.cat([z, one_hot], -1) @ decoder.weight.mT + decoder.bias).numpy()
     found = grey(tiles(lvm.pictures.samples(model, 6, seed=0), 2, 2, 6), means.min(), means.max())
     np.testing.assert_allclose(found, means, atol=1e-9)
-    amortized = lvm.guides.Amortized(model, torch.nn.Linear(4, 8))
-    lvm.bind(model, amortized, data(3))
-    with pytest.raises(ValueError, match="'x' depends on 'y', which the model enumerates"):
-        lvm.pictures.reconstructions(model, amortized, data(3))
 
 
 def test_an_autoregressive_likelihood_is_drawn():

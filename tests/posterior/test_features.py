@@ -7,6 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from posterior.linear_classes import LABELS, ROWS, class_guide, classes, posteriors
+from posterior.linear_classes import exact_guide as exact_classes
+from posterior.linear_classes import model as semi_supervised
 from sklearn.decomposition import PCA
 
 import pyrolvm as lvm
@@ -309,3 +312,21 @@ def test_bad_arguments():
     lvm.bind(model, guide, bits)
     with pytest.raises(ValueError, match=r"'x' must hold only 0 and 1 for likelihoods\.Bernoulli"):
         lvm.features(model, guide, x)
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_features_of_a_semi_supervised_vae(labels):
+    """z's posterior mean, sum_y p(y | x) E[z | x, y]; with a label that of its class. Classes are no column."""
+    args = () if labels is None else (labels,)
+    found = lvm.features(semi_supervised(), exact_classes, ROWS, *args)
+    known = [-1] * len(ROWS) if labels is None else labels
+    truth = [classes(row, label) @ posteriors(row)[0] for row, label in zip(ROWS, known, strict=True)]
+    np.testing.assert_allclose(found, truth, atol=1e-12)
+
+
+def test_a_class_that_the_guide_draws_is_a_column():
+    """Beside z: the mean of the classes' numbers, 0, 1 and 2 with probability 1/3 each, from draws."""
+    num_particles = 3000
+    found = lvm.features(semi_supervised(), class_guide, ROWS, num_particles=num_particles, seed=0)
+    assert (np.abs(found[:, 0] - 1) < 4.5 * (2 / 3 / num_particles) ** 0.5).all()
+    np.testing.assert_allclose(found[:, 1:], 0.2, atol=1e-12)

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -37,6 +38,7 @@ def site(open_plate, **plate):
 OPENINGS = {
     "data_plate of the batch": lambda: data_plate(torch.zeros(3)),
     "data_plate of its size": lambda: data_plate(3),
+    "data_plate of numpy's size": lambda: data_plate(np.int64(3)),
     "plate of the batch's size": lambda: pyro.plate("data", 3),
     "plate of the data's size": lambda: pyro.plate("data", 12),
     "plate of the data's size, subsampled": lambda: pyro.plate("data", 12, subsample_size=3),
@@ -146,6 +148,8 @@ def test_plates_of_a_wrong_size():
         data_plate(torch.zeros(0))
     with pytest.raises(ValueError, match="plate 'images' must have at least one row"):
         data_plate(0, name="images")
+    with pytest.raises(ValueError, match="plate 'data' must have at least one row; got -2"):
+        data_plate(-2)
     with minibatch(12, ROWS):
         with pytest.raises(ValueError, match="plate 'data' must have as many rows as the minibatch, 3; got 4"):
             data_plate(torch.zeros(4))

@@ -9,6 +9,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from pyrolvm.integers import as_integer
 from pyrolvm.models._bayesian_mixtures.variational_bayes import (
     Hyperparameters,
     Prior,
@@ -22,7 +23,7 @@ from pyrolvm.models._bayesian_mixtures.variational_bayes import (
     start,
     update,
 )
-from pyrolvm.models._inputs import DataMatrix, as_count, as_data, as_probabilities
+from pyrolvm.models._inputs import DataMatrix, as_data, as_probabilities
 from pyrolvm.models._mixtures.statistics import MixtureStatistics
 from pyrolvm.seeding import seeded
 
@@ -194,7 +195,7 @@ class MixturePosterior(PyroModule):
             ValueError: If n is below 1.
         """
         with seeded(seed):
-            x, z = draw_predictive(self._prior, self.get_parameters(), as_count(n, "n"))
+            x, z = draw_predictive(self._prior, self.get_parameters(), as_integer(n, "n"))
         return x.to(self._like.dtype), z
 
     def initialize(self, x: DataMatrix, seed: int | None = 0) -> "MixturePosterior":

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_tensor
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_data, as_tensor
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
@@ -76,7 +77,7 @@ class LatentNormal(PyroModule):
         """
         data = None if x is None else as_batch(x, self.num_features, self._like)
         prior = dist.Normal(self._like.new_zeros(self.num_latents), 1.0).to_event(1)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             z = pyro.sample("z", prior)
             return pyro.sample("x", self.conditional(z), obs=data)
 
@@ -129,5 +130,5 @@ class LatentNormal(PyroModule):
             ValueError: If n is below 1.
         """
         with seeded(seed):
-            z = torch.randn(as_count(n, "n"), self.num_latents, dtype=self._like.dtype, device=self._like.device)
+            z = torch.randn(as_integer(n, "n"), self.num_latents, dtype=self._like.dtype, device=self._like.device)
             return self.conditional(z).sample(), z

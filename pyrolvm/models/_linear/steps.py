@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count
+from pyrolvm.integers import as_integer
 
 __all__ = [
     "LinearStatistics",
@@ -74,7 +74,7 @@ def as_sizes(num_latents: int, num_features: int) -> tuple[int, int]:
         TypeError: If one is not an integer.
         ValueError: If one is below 1, or there are as many latents as features.
     """
-    sizes = as_count(num_latents, "num_latents"), as_count(num_features, "num_features")
+    sizes = as_integer(num_latents, "num_latents"), as_integer(num_features, "num_features")
     if sizes[0] >= sizes[1]:
         raise ValueError(
             f"'num_latents' must be below num_features, {sizes[1]}; got {sizes[0]}. As many latents as features leave "

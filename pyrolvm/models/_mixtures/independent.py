@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyrolvm.models._inputs import as_count, as_nonnegative
+from pyrolvm.integers import as_integer
+from pyrolvm.models._inputs import as_nonnegative
 from pyrolvm.models._mixtures.certain import NEVER
 from pyrolvm.models._mixtures.em import MixtureByEM
 from pyrolvm.models._mixtures.k_means import k_means
@@ -56,8 +57,8 @@ class IndependentMixture(MixtureByEM):
 
     def __init__(self, name: str, num_components: int, num_features: int, smoothing: float) -> None:
         super().__init__(name)
-        self.num_components = as_count(num_components, "num_components")
-        self.num_features = as_count(num_features, "num_features")
+        self.num_components = as_integer(num_components, "num_components")
+        self.num_features = as_integer(num_features, "num_features")
         self.smoothing = as_nonnegative(smoothing, "smoothing")
         self.logits = torch.nn.Parameter(torch.zeros(self.num_components))
 

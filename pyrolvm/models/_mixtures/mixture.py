@@ -11,8 +11,9 @@ from pyro.nn import PyroModule
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from pyrolvm.integers import as_integer
 from pyrolvm.models._criteria import Criteria
-from pyrolvm.models._inputs import DataMatrix, as_batch, as_count, as_data, as_labels
+from pyrolvm.models._inputs import DataMatrix, as_batch, as_data, as_labels
 from pyrolvm.programs import data_plate
 from pyrolvm.seeding import seeded
 
@@ -58,7 +59,7 @@ class Mixture(Criteria, PyroModule):
         """
         data = None if x is None else as_batch(x, self.num_features, self._like)
         weights = dist.Categorical(logits=self.logits)
-        with data_plate(as_count(size, "size") if data is None else data):
+        with data_plate(as_integer(size, "size") if data is None else data):
             z = pyro.sample("z", weights, infer={"enumerate": "parallel"})
             return pyro.sample("x", self.component(z), obs=data)
 
@@ -197,7 +198,7 @@ class Mixture(Criteria, PyroModule):
             ValueError: If n is below 1.
         """
         with seeded(seed):
-            z = dist.Categorical(logits=self.logits).sample((as_count(n, "n"),))
+            z = dist.Categorical(logits=self.logits).sample((as_integer(n, "n"),))
             return self.component(z).sample(), z
 
     @property
