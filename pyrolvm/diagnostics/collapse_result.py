@@ -42,7 +42,8 @@ class Collapse:
                                with the largest rate; else NaN
             =================  =========================================================================================
         by_site: ``rate`` and ``rate_error`` of each latent, all its units together; of several, named together, where
-            these do not come apart.
+            these do not come apart. Of one whose prior depends on latents that the guide draws later, as in
+            ``lvm.guides.BottomUp``, it is what it adds to the rate, E[log q - log p], which may be negative.
         rate: KL(q(z | x) || p(z)).
         mutual_information: Of a datum's number and its latents, KL(q(z | x) || q(z)), with q(z) the mean of q(z | x)
             over all the data; at most log N.

@@ -17,6 +17,7 @@ from pyrolvm.programs import (
     Structure,
     as_arguments,
     at_once,
+    check_values,
     chunks,
     count_rows,
     evaluating,
@@ -84,6 +85,7 @@ def importance(
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size")
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     sampler = Sampler(model, guide, args, batch_size, data_plate, num_particles, num_local_particles)
     return warn_if_doubtful(sampler.evidence("importance", jackknife, seed))
 

@@ -18,6 +18,7 @@ from pyrolvm.fitting.settling import settling
 from pyrolvm.fitting.suitability import suited
 from pyrolvm.fitting.transforms import Transform, refuse_unsuited
 from pyrolvm.fitting.turns import refuse_endless
+from pyrolvm.fitting.untrained import untrained
 from pyrolvm.fitting.validation import Validation
 from pyrolvm.objectives import ELBO
 from pyrolvm.programs import (
@@ -38,6 +39,7 @@ from pyrolvm.programs import (
     parameter_scope,
     parameters_of,
     refuse_collisions,
+    refuse_no_programs,
     registered_parameters,
     unbind,
     unshare_parameters,
@@ -71,9 +73,10 @@ def fit(
     """Fit a guide to a model, and the model's parameters to the data, by gradient steps on an objective.
 
     Each fit has a parameter store of its own: plain functions start from their initial values, whatever ran before, and
-    ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place. With neither steps nor epochs
-    the fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something
-    to compute when a fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
+    ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place; those that a
+    plain function runs do where it registers them by ``pyro.module``. With neither steps nor epochs the fit runs until
+    the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something to compute when a
+    fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
 
     Args:
         model: A Pyro program.
@@ -128,6 +131,7 @@ def fit(
     check_options(
         objective, optimizer, learning_rate, num_steps, num_epochs, patience, validation, compile, num_guide_steps
     )
+    refuse_no_programs(model, guide)
     start = time.perf_counter()
     plain_model, plain_guide = unbind(model)[0], unbind(guide)[0]
     assert plain_model is not None
@@ -164,7 +168,7 @@ def fit(
             pace,
             num_guide_steps,
         )
-        with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches):
+        with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches), untrained(model, guide):
             converged = loop.run(total_steps, progress)
     late = state["params"].keys() - {*structure.model_parameters, *structure.guide_parameters}
     fitted = bind_state(plain_model, state, [*structure.model_parameters, *late])

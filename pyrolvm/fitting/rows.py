@@ -1,5 +1,6 @@
 """Rows of data in batches: what every kind of data has in common."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -147,4 +148,10 @@ def refuse_invalid(args: tuple[Any, ...], rows: Tensor | None = None, programs: 
             what = value[(row, *place)].item()
             row = row if rows is None else int(rows[row])
             column = f", column {place[0]}" if place else ""
-            raise ValueError(f"'data' must be finite; row {row}{column} holds {what}. Drop or impute such rows first.")
+            could = bool(place) and math.isnan(what) and any(hasattr(program, "takes_missing") for program in programs)
+            remedy = (
+                ", or give the model likelihood=lvm.likelihoods.Masked(...), for which NaN is missing" if could else ""
+            )
+            raise ValueError(
+                f"'data' must be finite; row {row}{column} holds {what}. Drop or impute such rows first{remedy}."
+            )

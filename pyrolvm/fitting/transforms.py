@@ -10,6 +10,8 @@ from pyrolvm.programs import apart
 
 __all__ = ["Transform", "refuse_unsuited", "transformed"]
 
+_PROBABILITIES = " Bits are drawn with probabilities in [0, 1]: pass gray levels as floats, x / 255 say."
+
 Transform = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
@@ -66,7 +68,7 @@ def refuse_unsuited(transform: Any, args: tuple[Any, ...]) -> None:
             shapes = [tuple(value.shape) for value in args if isinstance(value, Tensor)]
             raise ValueError(
                 f"'transform' raises {type(error).__name__}: {first}. It is called as transform(*tensors), here with "
-                f"tensors of shapes {shapes}."
+                f"tensors of shapes {shapes}.{_PROBABILITIES if transform is torch.bernoulli else ''}"
             ) from error
 
     with apart():

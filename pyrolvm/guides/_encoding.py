@@ -18,7 +18,7 @@ def check_encoder(encoder: Any) -> None:
     Raises:
         TypeError: If it cannot be called.
     """
-    if not callable(encoder):
+    if isinstance(encoder, type) or not callable(encoder):
         raise TypeError(f"'encoder' must be a module that maps data to features; got {encoder!r}.")
 
 

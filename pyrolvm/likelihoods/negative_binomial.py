@@ -6,12 +6,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyrolvm.likelihoods._factorials import MANY, stirling
 from pyrolvm.likelihoods._spread import WithSpread
 from pyrolvm.likelihoods.values import refuse_other_than_counts
 
 __all__ = ["NegativeBinomial"]
-
-_MANY = 30.0  # from here on Stirling's series has an error below 1e-13
 
 
 class NegativeBinomial(WithSpread):
@@ -71,23 +70,24 @@ class NegativeBinomial(WithSpread):
 
 
 class _StableNegativeBinomial(dist.NegativeBinomial):
-    """With a density that stays right in float32 where r is large, as for counts that are almost Poisson's."""
+    """With a density that stays right in float32 where r or the count is large: as for counts almost Poisson's."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         failures = self.total_count * logsigmoid(-self.logits)
-        return _log_rising(self.total_count, value) - (value + 1).lgamma() + failures + value * logsigmoid(self.logits)
+        return _log_arrangements(self.total_count, value) + failures + value * logsigmoid(self.logits)
 
 
-def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """log G(r + x) / G(r); the difference of the two would be lost in rounding where r is large."""
-    few, many = r.clamp(max=_MANY), r.clamp(min=_MANY)
-    series = (many + x - 0.5) * torch.log1p(x / many) - x + x * many.log() + _stirling(many + x) - _stirling(many)
-    return torch.where(r > _MANY, series, torch.lgamma(few + x) - torch.lgamma(few))
+def _log_arrangements(r: Tensor, x: Tensor) -> Tensor:
+    """log G(r + x) / (G(r) x!).
 
-
-def _stirling(r: Tensor) -> Tensor:
-    """What Stirling's series adds to (r - 1/2) log r - r + log(2 pi) / 2 to make log G(r)."""
-    square = r.square()
-    return (1 / 12 - (1 / 360 - 1 / (1260 * square)) / square) / r
+    G(a + b - 1) / (G(a) G(b)) is symmetric in r and x + 1. Where the larger one, a, is large the quotient by it is
+    taken at once, since the difference of two logarithms would be lost in rounding.
+    """
+    gamma, factorial = torch.lgamma(r), torch.lgamma(x + 1)
+    a, b = torch.maximum(r, x + 1), torch.minimum(r, x + 1)
+    many, more = a.clamp(min=MANY), b - 1
+    series = (many + more - 0.5) * torch.log1p(more / many) - more + more * many.log()
+    series = series + stirling(many + more) - stirling(many) - torch.where(r > x + 1, factorial, gamma)
+    return torch.where(a > MANY, series, torch.lgamma((r + x).clamp(max=2 * MANY)) - gamma - factorial)

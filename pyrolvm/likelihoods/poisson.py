@@ -1,5 +1,6 @@
 """Independent Poisson counts."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.likelihoods._factorials import MANY, stirling
 from pyrolvm.likelihoods._features import IndependentFeatures
 from pyrolvm.likelihoods.values import refuse_other_than_counts
 
@@ -53,7 +55,7 @@ class Poisson(IndependentFeatures):
 
 
 class _PoissonOfLog(dist.Poisson):
-    """Given by its log rate, so that rates which round to 0 have the right density and gradient."""
+    """Given by its log rate, so that rates which round to 0 have the right density and gradient; and large counts."""
 
     def __init__(self, log_rate: Tensor, *, validate_args: bool | None = None) -> None:
         self.log_rate = log_rate
@@ -67,4 +69,10 @@ class _PoissonOfLog(dist.Poisson):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return value * self.log_rate - self.rate - (value + 1).lgamma()
+        few = value * self.log_rate - self.rate - (value.clamp(max=MANY) + 1).lgamma()
+        return torch.where(value > MANY, self._of_many(value.clamp(min=MANY)), few)
+
+    def _of_many(self, x: Tensor) -> Tensor:
+        """By the logarithm of rate / x, as x log rate and log x! agree in all digits that float32 has."""
+        log_ratio = self.log_rate - x.log()
+        return x * (log_ratio - log_ratio.expm1()) - 0.5 * (2 * math.pi * x).log() - stirling(x)

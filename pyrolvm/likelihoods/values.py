@@ -90,5 +90,5 @@ def refuse_other_length(shape: tuple[int, ...], num_features: int, name: str) ->
         ValueError: If it is a vector of another length.
     """
     if shape not in ((), (num_features,)):
-        needed = f"a number or have shape ({num_features},), an entry for each feature"
-        raise ValueError(f"{name} must be {needed}; got {shape}.")
+        needed = f"a number or have shape ({num_features},), an entry for each feature of the data"
+        raise ValueError(f"{name} must be {needed}; got {shape}, for data with {shape[0]} features.")

@@ -161,7 +161,13 @@ def _as_image_shape(image_shape: Any) -> tuple[int, ...]:
         raise TypeError(f"'image_shape' must be (height, width) or (colors, height, width); got {image_shape!r}.")
     if len(image_shape) not in (2, 3):
         raise ValueError(f"'image_shape' must be (height, width) or (colors, height, width); got {tuple(image_shape)}.")
-    return tuple(as_integer(length, "image_shape") for length in image_shape)
+    shape = tuple(as_integer(length, "image_shape") for length in image_shape)
+    if len(shape) == 3 and shape[0] == shape[1] > shape[2] and shape[2] in (1, 3):
+        raise ValueError(
+            f"'image_shape' must be (colors, height, width); got {shape}, with the colors last. Move them to the "
+            "front: x.transpose(0, 3, 1, 2) of images (N, height, width, colors)."
+        )
+    return shape
 
 
 def _as_channels(channels: Any) -> tuple[int, ...]:

@@ -72,4 +72,6 @@ class MLP(torch.nn.Sequential):
         Raises:
             ValueError: If the last dimension is not num_inputs wide.
         """
-        return super().forward(as_input(input, self.num_inputs, next(self.parameters()), "MLP"))
+        fits = input.shape[-1:] == (self.num_inputs,)
+        remedy = "" if fits or not input.dim() else f"Build it with num_inputs={input.shape[-1]} for such an input."
+        return super().forward(as_input(input, self.num_inputs, next(self.parameters()), "MLP", remedy=remedy))

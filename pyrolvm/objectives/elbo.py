@@ -9,7 +9,7 @@ from torch import Tensor
 from pyrolvm.objectives.arrangement import mean_of_each_datum
 from pyrolvm.objectives.base import Estimate, Objective
 from pyrolvm.objectives.by_units import elbo_by_units
-from pyrolvm.objectives.schedules import check_weight
+from pyrolvm.objectives.schedules import check_weight, linear_warm_up
 from pyrolvm.objectives.scores import score_surrogate
 from pyrolvm.programs import Structure
 from pyrolvm.weights import Draws, whole_counts
@@ -34,6 +34,8 @@ class ELBO(Objective):
     With ``free_bits`` each unit of the latents inside the data plate is charged max(free_bits, KL) instead of its KL,
     the mean over the batch, so that below it there is nothing to gain from collapse. Units are the entries of a latent
     where guide and prior are independent there; what is drawn together, by a full-rank guide or a flow, is one unit.
+    Where the prior of a latent depends on one that the guide draws later, as under a ``BottomUp`` guide, its KL is what
+    it adds to that of all, E[log q - log p].
     ``bound`` and validation stay the ELBO here too.
 
     With ``analytic_kl`` training takes KL(q(z | x) || p(z)) in closed form where torch has one, in place of log q -
@@ -93,6 +95,8 @@ class ELBO(Objective):
             vectorize_particles=vectorize_particles,
             data_plate=data_plate,
         )
+        if kl_weight is linear_warm_up:  # type: ignore[comparison-overlap]
+            raise TypeError("'kl_weight' must be a number or a function of the step: call linear_warm_up(num_steps).")
         self.kl_weight: Any = kl_weight if callable(kl_weight) else check_weight("kl_weight", kl_weight)
         self.free_bits = check_weight("free_bits", free_bits)
         if not isinstance(analytic_kl, bool):

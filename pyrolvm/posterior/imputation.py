@@ -15,7 +15,7 @@ class DoubtfulImputation(UserWarning):
     """What :attr:`Imputation.warnings` says, as a warning."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Imputation:
     """Posterior predictive of missing entries given the observed ones; observed entries are as they were.
 
@@ -62,6 +62,13 @@ class Imputation:
         return (
             f"the effective sample size is below {5 / (1 - self.level):.0f} for {self._rows(len(few))} (smallest "
             f"{few.min():.1f}), too few for intervals of level {self.level:g}. Use more particles or a better guide."
+        )
+
+    def __repr__(self) -> str:
+        rows, features = self.mean.shape
+        return (
+            f"Imputation({int((~np.isnan(self.ess)).sum())} of {rows} rows with missing entries, {features} features; "
+            f"intervals of level {self.level:g}, {len(self.samples)} draws, {self.num_particles} particles)"
         )
 
     def _rows(self, number: int) -> str:

@@ -14,6 +14,7 @@ from pyrolvm.programs.arguments import (
     dtype_of,
     numbers_in_play,
     parameters_of,
+    refuse_no_programs,
     rows_in_play,
 )
 from pyrolvm.programs.binding import (
@@ -121,6 +122,7 @@ __all__ = [
     "parameters_of",
     "prior_guide",
     "refuse_collisions",
+    "refuse_no_programs",
     "registered_parameters",
     "released",
     "replay",

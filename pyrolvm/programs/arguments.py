@@ -25,6 +25,7 @@ __all__ = [
     "dtype_of",
     "numbers_in_play",
     "parameters_of",
+    "refuse_no_programs",
     "rows_in_play",
 ]
 
@@ -51,6 +52,25 @@ def dtype_of(*programs: Program | None) -> torch.dtype | None:
     return next((p.dtype for p in leaves if p.dtype.is_floating_point), None)
 
 
+def refuse_no_programs(*programs: Program | None) -> None:
+    """Refuse what is no program, such as data in the place of a guide that was forgotten.
+
+    Args:
+        *programs: The model, and the guide.
+
+    Raises:
+        TypeError: If one cannot be called, or is a class.
+    """
+    for name, program in zip(("model", "guide"), programs, strict=False):
+        if isinstance(program, type):
+            raise TypeError(f"'{name}' must be a Pyro program; got the class {program.__name__}. Make an object of it.")
+        if program is not None and not callable(program):
+            remedy = (
+                "lvm.guides has some, and it stands before the data." if name == "guide" else "lvm.models has some."
+            )
+            raise TypeError(f"'{name}' must be a Pyro program; got {type(program).__name__}. {remedy}")
+
+
 def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any = None) -> tuple[Any, ...]:
     """Arguments with arrays and frames turned into tensors, floats in the dtype of the programs' parameters.
 
@@ -62,8 +82,9 @@ def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any =
         device: Where tensors should be; None for where the programs' parameters are.
 
     Raises:
-        TypeError: If an array holds neither numbers nor booleans.
+        TypeError: If a program is none, if an array holds neither numbers nor booleans, or if it is a masked array.
     """
+    refuse_no_programs(*programs)
     dtype = dtype_of(*programs)
     device = device_of(*programs) if device is None else device
     return tuple(_as_argument(value, dtype, device) for value in args)
@@ -86,6 +107,8 @@ def check_values(model: Program | None, args: tuple[Any, ...]) -> Any:
 def _as_argument(value: Any, dtype: torch.dtype | None, device: Any) -> Any:
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("data must not be a masked array: a tensor has no mask. Pass x.filled(np.nan), say.")
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise TypeError(f"data must hold numbers; got an array of dtype {value.dtype}.")

@@ -7,6 +7,7 @@ from typing import Any
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyrolvm.programs.arguments import refuse_no_programs
 from pyrolvm.programs.binding import parameter_scope, unbind
 from pyrolvm.programs.keeping import other_guides
 from pyrolvm.programs.modules import module_of
@@ -73,8 +74,9 @@ def check(
         >>> def model():
         ...     pyro.sample("z", dist.Normal(0.0, 1.0))
         >>> print(check(model, None))
-        [missing-in-guide] The guide does not draw 'z'. Sample it in the guide.
+        [missing-in-guide] The guide does not draw 'z'. Sample it in the guide, or take one of lvm.guides.
     """
+    refuse_no_programs(model, guide)
     plain_model, _ = unbind(model)
     plain_guide, _ = unbind(guide)
     assert plain_model is not None

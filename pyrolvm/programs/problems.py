@@ -55,7 +55,11 @@ def coverage_problems(model_sites: Mapping[str, Any], guide_sites: Mapping[str, 
     if bare:
         discrete = all(latents[name]["fn"].has_enumerate_support for name in bare)
         remedy = "Sample it in the guide" + (
-            ', or mark it infer={"enumerate": "parallel"} in the model to sum it out.' if discrete else "."
+            ', or mark it infer={"enumerate": "parallel"} in the model to sum it out.'
+            if discrete
+            else "."
+            if guide_sites
+            else ", or take one of lvm.guides."
         )
         problems.append(Problem("missing-in-guide", bare, f"The guide does not draw {_quote(bare)}.", remedy))
     extra = tuple(

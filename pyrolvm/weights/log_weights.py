@@ -6,7 +6,14 @@ from typing import Any
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, Structure, as_arguments, evaluation_mode, existing_parameters
+from pyrolvm.programs import (
+    Program,
+    Structure,
+    as_arguments,
+    check_values,
+    evaluation_mode,
+    existing_parameters,
+)
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_invalid
@@ -152,6 +159,7 @@ def log_weights(
     num_particles = as_integer(num_particles, "num_particles")
     num_global_particles = as_integer(num_global_particles, "num_global_particles")
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     with seeded(seed), existing_parameters(), evaluation_mode(model, guide):
         draws = draw(
             model,

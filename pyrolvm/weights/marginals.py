@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, Structure, as_arguments, evaluating
+from pyrolvm.programs import Program, Structure, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_no_number
@@ -64,6 +64,7 @@ def marginals(
     """
     num_particles = as_integer(num_particles, "num_particles")
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     with seeded(seed), evaluating(model, guide), torch.enable_grad():
         draws = draw(
             model,

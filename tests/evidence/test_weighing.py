@@ -167,10 +167,16 @@ def test_an_invalid_weight_is_named_where_it_is(replays, monkeypatch):
 def test_data_that_the_model_cannot_produce_are_refused_wherever_they_are(replays):
     """Row 20 is in the last chunk but one: by then chunks are replayed, without checks."""
     model, guide, (x,) = vae()
-    lvm.evidence.importance(model, guide, x, **OPTIONS)
+
+    def program(x):  # which does not look at its data beforehand
+        return model(x)
+
+    lvm.evidence.importance(program, guide, x, **OPTIONS)
     assert replays
     x[20, 1] = 0.3
     with pytest.raises(ValueError, match="Expected value argument .* to be within the support"):
+        lvm.evidence.importance(program, guide, x, **OPTIONS)
+    with pytest.raises(ValueError, match=r"must hold only 0 and 1 .* first in row 20, column 1 \(0.3\)"):
         lvm.evidence.importance(model, guide, x, **OPTIONS)
 
 

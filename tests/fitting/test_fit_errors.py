@@ -1,5 +1,6 @@
 """What a fit refuses, and how it says so."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -240,3 +241,54 @@ def test_a_late_error_of_the_user_s_program_comes_out_as_it_is():
     careless.calls = 0
     with pytest.raises(ValueError, match="^mine alone$"):
         fit(careless, None, X, num_epochs=20, batch_size=4)
+
+
+@pytest.mark.parametrize("use", [fit, lvm.evidence.importance, lvm.check, lvm.features])
+def test_a_guide_that_was_forgotten(use):
+    for data in (X, X.numpy()):
+        with pytest.raises(TypeError, match="'guide' must be a Pyro program; got .* and it stands before the data"):
+            use(model, data)
+    with pytest.raises(TypeError, match="'model' must be a Pyro program; got Tensor. lvm.models has some"):
+        use(X, guide, X)
+    with pytest.raises(TypeError, match="got the class MeanField. Make an object of it"):
+        use(model, lvm.guides.MeanField, X)
+
+
+def test_masked_arrays():
+    masked = np.ma.masked_equal(X.numpy(), 0.0)
+    with pytest.raises(TypeError, match=r"data must not be a masked array: .* Pass x.filled\(np.nan\), say"):
+        fit(mean_model, None, masked, num_steps=2)
+
+
+class Unregistered:
+    """x ~ N(net(0), scale^2), by a network that Pyro is not told of, unless asked to."""
+
+    def __init__(self, registers=False):
+        self.net, self.registers = torch.nn.Linear(1, 1), registers
+
+    def model(self, x):
+        if self.registers:
+            pyro.module("net", self.net)
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        with lvm.data_plate(x):
+            pyro.sample("x", dist.Normal(self.net(torch.zeros(1)).squeeze(), scale), obs=x)
+
+
+def test_a_network_that_pyro_does_not_know_of():
+    """It stays where it is, which would otherwise be found out late, if at all."""
+    pair = Unregistered()
+    start = pair.net.bias.clone()
+    with pytest.warns(UserWarning, match=r"'weight' of Linear and 1 more, which Pyro does not know of.*pyro.module"):
+        fit(pair.model, None, X, num_steps=3)
+    assert pair.net.bias == start
+    assert pair.net.bias.grad is None
+    pair.net.bias.grad = torch.ones(1)  # left by another fit
+    with pytest.warns(UserWarning, match="which Pyro does not know of"):
+        fit(pair.model, None, X, num_steps=3)
+    assert pair.net.bias == start
+    pair.net.requires_grad_(False)
+    fit(pair.model, None, X, num_steps=3)
+    known = Unregistered(registers=True)
+    start = known.net.bias.clone()
+    fit(known.model, None, X, num_steps=3)
+    assert known.net.bias != start

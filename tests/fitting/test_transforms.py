@@ -54,6 +54,12 @@ def test_the_maximum_is_that_of_the_expected_bits():
     assert ((found - x.mean(0)).abs() < 2 * error).all()
 
 
+@pytest.mark.parametrize("x", [torch.tensor([[0, 200]], dtype=torch.uint8), torch.tensor([[0.0, 200.0]])])
+def test_gray_levels_that_are_no_probabilities(x):
+    with pytest.raises(ValueError, match=r"'transform' raises .* in \[0, 1\]: pass gray levels as floats, x / 255 say"):
+        fit(bits, None, x, transform=torch.bernoulli, num_steps=1)
+
+
 def test_validation_sees_the_data_as_they_are():
     held_out = (gray(7) > 0.5).double()
     options = {"num_epochs": 1, "batch_size": 4, "learning_rate": 1e-12, "validation": held_out}

@@ -351,6 +351,11 @@ def test_semi_amortized_refusals():
         lvm.guides.SemiAmortized(amortized, 1)()
 
 
+def test_an_encoder_that_was_not_made():
+    with pytest.raises(TypeError, match=r"'encoder' must be a module .*; got <class .*Linear'>\."):
+        lvm.guides.Amortized(lambda x: None, torch.nn.Linear)
+
+
 def test_float32():
     x = simulated(8).float()
     torch.set_default_dtype(torch.float32)

@@ -121,6 +121,28 @@ def test_small_and_large_dispersions(dispersion, dtype):
     assert ((found - torch.tensor(truth)).abs() < rounding + slack).all()
 
 
+@pytest.mark.parametrize("dispersion", [1e-3, 0.03, 0.5, 1.0, 10.0])
+def test_large_counts_in_float32(dispersion):
+    """Logarithms of factorials of such counts are 1e7, and what float32 leaves of them is a nat."""
+    x = torch.tensor([28.0, 30.0, 4000.0, 1e5, 1e6], dtype=torch.float32)
+    log_means = torch.tensor([3.0, 11.0, 13.5], dtype=torch.float32).unsqueeze(-1)
+    likelihood = NegativeBinomial(dispersion, learn_dispersion=False).float()
+    found = likelihood.features(log_means).log_prob(x)
+    means, own = log_means.double().exp().numpy(), likelihood.dispersion.double().item()
+    np.testing.assert_allclose(found, negative_binomial(means, own).logpmf(x.double().numpy()), rtol=2e-5)
+
+
+def test_large_poisson_counts_in_float32():
+    x = torch.tensor([0.0, 28.0, 30.0, 31.0, 4000.0, 1e5, 1e6], dtype=torch.float32)
+    log_rates = torch.tensor([-200.0, 3.4, 8.29, 11.5129, 13.8155], dtype=torch.float32).unsqueeze(-1).requires_grad_()
+    found = Poisson().features(log_rates).log_prob(x)
+    rates = log_rates.detach().double().exp()
+    truth = x.double() * log_rates.detach() - rates - torch.lgamma(x.double() + 1)
+    np.testing.assert_allclose(found.detach(), truth, rtol=2e-5, atol=1e-6)
+    (slope,) = torch.autograd.grad(found.sum(), log_rates)
+    np.testing.assert_allclose(slope, (x - rates).sum(-1, keepdim=True), rtol=1e-5)
+
+
 def test_the_gradient_of_the_dispersion():
     x, means = np.array([0.0, 3.0, 40.0]), np.array([1.0, 2.0, 30.0])
     for dispersion in (1e-3, 0.02, 1 / 30, 0.05, 1.0, 50.0):

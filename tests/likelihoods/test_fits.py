@@ -128,14 +128,14 @@ def test_images_by_convolutions(interpreted):
             KINDS["heteroscedastic Gaussian"].make,
             lambda: ConvEncoder((4, 4), [4], 8),
             torch.zeros(3, 16),
-            r"which take 32 outputs of the decoder; it has 16",
+            r"which take 32 outputs of the decoder, 2 for each; it has 16",
         ),
         (
             lambda: MLP(2, [4], 3),
             KINDS["categorical"].make,
             lambda: MLP(3, [4], 4),
             torch.zeros(3, 3),
-            r"which take 12 outputs of the decoder; it has 3",
+            r"which take 12 outputs of the decoder, 4 for each; it has 3",
         ),
         (
             lambda: MLP(2, [4], 5),

@@ -97,8 +97,9 @@ def test_what_is_no_count_is_refused(value, shown):
         PoissonFactorAnalysis(1, 3).check_data(x)
     with pytest.raises(ValueError, match="must hold counts"):
         lvm.evidence.exact(PoissonFactorAnalysis(1, 3), x)
+    model = PoissonFactorAnalysis(1, 3)
     with pytest.raises(ValueError, match="must hold counts"):
-        lvm.fit(PoissonFactorAnalysis(1, 3), lvm.guides.MeanField, x, num_steps=1, progress=False)
+        lvm.fit(model, lvm.guides.Amortized(model, torch.nn.Linear(3, 2)), x, num_steps=1, progress=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])

@@ -235,6 +235,44 @@ def test_refused_shapes(x, match):
             take(x)
 
 
+@pytest.mark.parametrize("likelihood", [None, Masked(Bernoulli())])
+def test_a_decoder_of_probabilities(likelihood):
+    """As Bernoulli's logits they would keep every probability between 0.5 and 0.73."""
+    decoder = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sigmoid()))
+    with pytest.raises(ValueError, match="must give logits for likelihoods.Bernoulli; .* Leave the Sigmoid out"):
+        VAE(2, decoder, likelihood)
+    assert VAE(2, decoder, Gaussian()).decode(torch.zeros(1, 2)).shape == (1, 3)  # for gray levels it may stay
+
+
+def test_values_are_refused_wherever_they_are_passed():
+    """In one line, as in a fit; not by the distribution, in many."""
+    x, grey = torch.ones(4, 3), torch.full((4, 3), 0.5)
+    model = VAE(2, MLP(2, [4], 3), prior=NormalMixture(2, 2))
+    pair = lvm.bind(model, lvm.guides.Amortized(model, MLP(3, [4], 4)), x)
+    for use in (lvm.evidence.importance, lvm.evidence.annealed, lvm.log_weights, lvm.marginals):
+        with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):
+            use(*pair, grey)
+    bits = VAE(2, MLP(2, [4], 3), prior=lvm.priors.Bernoulli(2))
+    with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):
+        lvm.evidence.uniform(bits, grey)
+
+
+def test_missing_entries_of_a_model_without_a_mask():
+    model, x = VAE(2, MLP(2, [4], 3), Gaussian()), torch.zeros(4, 3)
+    x[2, 1] = math.nan
+    guide = lvm.guides.Amortized(model, MLP(3, [4], 4))
+    with pytest.raises(
+        ValueError, match=r"row 2, column 1 holds nan\. .* or give the model likelihood=lvm.likelihoods.Ma"
+    ):
+        lvm.fit(model, guide, x, num_steps=1, progress=False)
+
+
+def test_a_decoder_with_one_output_for_each_of_several():
+    """With a convolution it is the channels that are to be more, and their number is told."""
+    with pytest.raises(ValueError, match=r"take 6 outputs of the decoder, 2 for each; it has 3\. Build"):
+        VAE(2, MLP(2, [4], 3), lvm.likelihoods.HeteroscedasticGaussian()).check_data(torch.zeros(4, 3))
+
+
 def test_refused_values():
     with pytest.raises(ValueError, match=r"must hold only 0 and 1 .* first in row 1, column 2 \(0.5\)\. Binarize"):
         VAE(2, MLP(2, [4], 3)).check_data([[0.0, 1.0, 1.0], [0.0, 0.0, 0.5]])
@@ -242,5 +280,6 @@ def test_refused_values():
         VAE(2, MLP(2, [4], 2), Gaussian()).check_data([[0.0, float("nan")]])
     with pytest.raises(ValueError, match="'x' must have at least one row"):
         VAE(2, MLP(2, [4], 2)).check_data(np.zeros((0, 2)))
-    with pytest.raises(ValueError, match=r"must be a number or have shape \(3,\)"):
+    match = r"must be a number or have shape \(3,\), .* of the data; got \(4,\), for data with 4 features"
+    with pytest.raises(ValueError, match=match):
         VAE(2, MLP(2, [4], 3), Gaussian(torch.ones(4)))(torch.ones(5, 3))

@@ -103,6 +103,11 @@ def test_integers_and_bits_are_numbers():
         (lambda: ConvEncoder(64, [3], 2), TypeError, r"'image_shape' must be \(height, width\) or .*; got 64"),
         (lambda: ConvDecoder(2, [3], (64,)), ValueError, r"'image_shape' must be .*; got \(64,\)"),
         (lambda: ConvEncoder((4, 0), [3], 2), ValueError, "'image_shape' must be at least 1; got 0"),
+        (
+            lambda: ConvEncoder((4, 4, 3), [3], 2),
+            ValueError,
+            r"got \(4, 4, 3\), with the colors last\. Move them to the f",
+        ),
         (lambda: ConvEncoder((4, 4), [], 2), ValueError, "'channels' must have at least one entry; got none. .* MLP"),
         (lambda: ConvDecoder(2, 3, (4, 4)), TypeError, "'channels' must be a sequence of widths; got 3"),
         (lambda: ConvEncoder((4, 4), [3], 0), ValueError, "'num_outputs' must be at least 1; got 0"),

@@ -56,6 +56,11 @@ def test_widths_may_be_integers_of_numpy():
     assert MLP(np.int64(3), [np.int32(4)], np.int64(2))(torch.zeros(5, 3)).shape == (5, 2)
 
 
+def test_an_input_of_another_width():
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\); got \(5, 6\)\. Build it with num_inputs=6 for such an input"):
+        MLP(3, [4], 2)(torch.zeros(5, 6))
+
+
 def test_integers_are_numbers():
     mlp, x = MLP(3, [4], 2), torch.tensor([[1, 0, 2]])
     assert torch.equal(mlp(x), mlp(x.to(torch.get_default_dtype())))

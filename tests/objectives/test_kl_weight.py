@@ -263,6 +263,7 @@ def test_a_number_works_in_pyro_s_svi_and_a_schedule_is_refused():
     [
         ("0.5", TypeError, "'kl_weight' must be a number; got '0.5'"),
         (True, TypeError, "'kl_weight' must be a number; got True"),
+        (lvm.objectives.linear_warm_up, TypeError, r"or a function of the step: call linear_warm_up\(num_steps\)"),
         (-0.1, ValueError, "'kl_weight' must be finite, and not negative; got -0.1"),
         (math.nan, ValueError, "'kl_weight' must be finite, and not negative; got nan"),
     ],

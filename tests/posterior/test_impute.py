@@ -281,6 +281,13 @@ def test_amortized_in_float32():
     np.testing.assert_array_equal(found.samples, again.samples)
 
 
+def test_a_line_says_what_it_is():
+    found = lvm.impute(linear_model(), exact_guide, holes(6), num_samples=3, level=0.5, seed=0)
+    number = int(np.isnan(holes(6)).any(-1).sum())
+    says = f"{number} of 6 rows with missing entries, 4 features; intervals of level 0.5, 3 draws, 1000 particles"
+    assert str(found) == f"Imputation({says})"
+
+
 def test_doubts():
     x = holes(6)
 

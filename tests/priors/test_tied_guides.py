@@ -42,6 +42,7 @@ def with_scale(model):
     """A model that is a function, with a latent outside the data plate."""
 
     def scaled(x):
+        pyro.module("decoder", model.decoder)
         scale = pyro.sample("scale", dist.Gamma(2.0, 2.0))
         with lvm.data_plate(x):
             z = model.prior()

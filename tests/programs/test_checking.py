@@ -79,7 +79,12 @@ def test_right_pairs(pair):
 @pytest.mark.parametrize(
     ("pair", "code", "sites", "message"),
     [
-        ((model, None), "missing-in-guide", ("z",), "The guide does not draw 'z'. Sample it in the guide.$"),
+        (
+            (model, None),
+            "missing-in-guide",
+            ("z",),
+            "The guide does not draw 'z'. Sample it in the guide, or take one of lvm.guides.$",
+        ),
         ((model, guide_with()), "missing-in-guide", ("z",), "The guide does not draw 'z'"),
         (
             (model, guide_with(("z", normal()), ("w", normal()))),

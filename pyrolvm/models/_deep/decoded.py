@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyrolvm.likelihoods import Bernoulli, Likelihood
+from pyrolvm.likelihoods import Bernoulli, Likelihood, Masked
 from pyrolvm.models._inputs import DataMatrix, as_data, as_tensor
 from pyrolvm.programs import existing_parameters, parameter_scope, released
 
@@ -31,7 +31,8 @@ class Decoded(PyroModule):
 
     Raises:
         TypeError: If the decoder cannot be called, or the likelihood is no likelihood.
-        ValueError: If the decoder does not map (..., num_inputs) to (..., num_outputs).
+        ValueError: If the decoder does not map (..., num_inputs) to (..., num_outputs), or ends with a sigmoid where
+            the likelihood takes logits.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Decoded(PyroModule):
             raise TypeError(f"'likelihood' must be an object of lvm.likelihoods, e.g. {example}; got {likelihood!r}.")
         if not callable(decoder):
             raise TypeError(f"'decoder' must be a torch module or a function; got {type(decoder).__name__}.")
+        _refuse_probabilities(decoder, likelihood)
         self._like: Tensor
         self.register_buffer("_like", like_of(decoder, *others), persistent=False)
         self.num_outputs = output_width(decoder, num_inputs, self._like, "decoder")
@@ -90,9 +92,11 @@ class Decoded(PyroModule):
             raise ValueError(f"'x' must have shape (N, D); got {shape}. Use x.reshape(len(x), -1).")
         width = self.likelihood.num_outputs(shape[-1])
         if width != self.num_outputs:
+            each, rest = divmod(width, max(1, shape[-1]))
+            several = f", {each} for each" if each > 1 and not rest else ""
             raise ValueError(
-                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder; it has "
-                f"{self.num_outputs}. Build the decoder with {width} outputs."
+                f"'x' has {shape[-1]} features, shape {shape}, which take {width} outputs of the decoder{several}; it "
+                f"has {self.num_outputs}. Build the decoder with {width} outputs."
             )
         return shape[-1]
 
@@ -107,6 +111,19 @@ class Decoded(PyroModule):
         """Mean of x given what the decoder is given."""
         with existing_parameters():
             return self.likelihood.mean(self.decoder(inputs))
+
+
+def _refuse_probabilities(decoder: Any, likelihood: Any) -> None:
+    """Refuse probabilities where logits are taken, which would keep every bit's probability between 0.5 and 0.73."""
+    last = decoder
+    while isinstance(last, torch.nn.Sequential) and len(last):
+        last = last[-1]
+    inner = likelihood.likelihood if isinstance(likelihood, Masked) else likelihood
+    if isinstance(last, torch.nn.Sigmoid) and isinstance(inner, Bernoulli):
+        raise ValueError(
+            "'decoder' must give logits for likelihoods.Bernoulli; it ends with a Sigmoid, which gives probabilities. "
+            "Leave the Sigmoid out."
+        )
 
 
 def like_of(*networks: Any) -> Float[Tensor, ""]:
