@@ -1,13 +1,12 @@
 """Independent counts that vary more than Poisson's."""
 
 import pyro.distributions as dist
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyrolvm.likelihoods._factorials import MANY, stirling
 from pyrolvm.likelihoods._spread import WithSpread
+from pyrolvm.likelihoods.counts import log_arrangements
 from pyrolvm.likelihoods.values import refuse_other_than_counts
 
 __all__ = ["NegativeBinomial"]
@@ -76,18 +75,4 @@ class _StableNegativeBinomial(dist.NegativeBinomial):
         if self._validate_args:
             self._validate_sample(value)
         failures = self.total_count * logsigmoid(-self.logits)
-        return _log_arrangements(self.total_count, value) + failures + value * logsigmoid(self.logits)
-
-
-def _log_arrangements(r: Tensor, x: Tensor) -> Tensor:
-    """log G(r + x) / (G(r) x!).
-
-    G(a + b - 1) / (G(a) G(b)) is symmetric in r and x + 1. Where the larger one, a, is large the quotient by it is
-    taken at once, since the difference of two logarithms would be lost in rounding.
-    """
-    gamma, factorial = torch.lgamma(r), torch.lgamma(x + 1)
-    a, b = torch.maximum(r, x + 1), torch.minimum(r, x + 1)
-    many, more = a.clamp(min=MANY), b - 1
-    series = (many + more - 0.5) * torch.log1p(more / many) - more + more * many.log()
-    series = series + stirling(many + more) - stirling(many) - torch.where(r > x + 1, factorial, gamma)
-    return torch.where(a > MANY, series, torch.lgamma((r + x).clamp(max=2 * MANY)) - gamma - factorial)
+        return log_arrangements(self.total_count, value) + failures + value * logsigmoid(self.logits)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pyrolvm.likelihoods.counts import PoissonOfLog
 from pyrolvm.models._regressions.outcomes import as_covariates, as_outcomes, check_counts, checked, scalars
 
 __all__ = ["gp_poisson_regression"]
@@ -50,7 +51,7 @@ def gp_poisson_regression(
     f_tilde = pyro.sample("f_tilde", dist.Normal(zero, one).expand([len(places)]).to_event(1))
     root = _root(places.double(), rho.double()[..., None, None], alpha.double()[..., None, None])
     f = pyro.deterministic("f", (root.to(places.dtype) * f_tilde.unsqueeze(-2)).sum(-1), event_dim=1)
-    return pyro.sample("y", dist.Poisson(f.exp()).to_event(1), obs=counts)
+    return pyro.sample("y", PoissonOfLog(f).to_event(1), obs=counts)
 
 
 def _root(x: Tensor, rho: Tensor, alpha: Tensor) -> Tensor:

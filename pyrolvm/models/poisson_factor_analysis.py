@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
+from pyrolvm.likelihoods.counts import PoissonOfLog
 from pyrolvm.models._inputs import DataMatrix, refuse_other_than_counts
 from pyrolvm.models._linear.latent_normal import LatentNormal
 from pyrolvm.seeding import seeded
@@ -55,7 +56,7 @@ class PoissonFactorAnalysis(LatentNormal):
         Returns:
             A distribution with batch shape (...) and event shape (D,).
         """
-        return dist.Poisson((z @ self.weights.mT + self.loc).exp()).to_event(1)
+        return PoissonOfLog(z @ self.weights.mT + self.loc).to_event(1)
 
     @property
     def num_parameters(self) -> int:

@@ -88,9 +88,10 @@ class PoissonMixture(IndependentMixture):
         return x
 
     def _log_densities(self, naturals: Tensor, amounts: Tensor) -> Tensor:
-        log_rates = torch.where(naturals > NEVER, naturals, -torch.inf)
-        constants = log_rates.exp().sum(-1, keepdim=True) + (amounts + 1).lgamma().sum(-1)
-        return log_products(log_rates, amounts) - constants
+        # in float64, where sums of 10^7 that nearly cancel keep their digits
+        log_rates, amounts64 = torch.where(naturals > NEVER, naturals, -torch.inf).double(), amounts.double()
+        constants = log_rates.exp().sum(-1, keepdim=True) + (amounts64 + 1).lgamma().sum(-1)
+        return (log_products(log_rates, amounts64) - constants).to(amounts.dtype)
 
     def _estimate(self, counts: Tensor, sums: Tensor) -> Tensor:
         return (sums / counts.unsqueeze(-1)).log()

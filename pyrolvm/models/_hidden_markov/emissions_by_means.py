@@ -10,6 +10,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyrolvm.likelihoods.counts import PoissonOfLog
 from pyrolvm.models._hidden_markov.emissions import Emission, Moments, Start, Values
 from pyrolvm.seeding import seeded
 
@@ -75,7 +76,7 @@ class Poisson(_ByMeans):
         return {"rates": locs}
 
     def of_means(self, locs: Tensor) -> dist.TorchDistribution:
-        return dist.Poisson(locs).to_event(1)
+        return PoissonOfLog(locs.log()).to_event(1)
 
     def inside(self, locs: Tensor) -> Tensor:
         return locs.clamp_min(_LEAST)

@@ -6,13 +6,13 @@ in any case. What is certain not to happen has log density -inf, with a gradient
 """
 
 import math
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import constraints
+
+from pyrolvm.likelihoods.counts import PoissonOfLog, log_poisson
 
 __all__ = ["NEVER", "Bits", "Counts", "log_products", "log_sigmoid"]
 
@@ -61,64 +61,20 @@ class Bits(dist.Bernoulli):
         return torch.where(value > 0.5, log_sigmoid(self.logits), log_sigmoid(-self.logits))
 
 
-class Counts(dist.TorchDistribution):
+class Counts(PoissonOfLog):
     """Poisson distribution of a log rate, that may be certain to give 0.
-
-    Args:
-        log_rate: Log of the mean, of any shape.
-        validate_args: Whether arguments and values are checked; None as Pyro has it.
 
     Example:
         >>> Counts(torch.tensor([NEVER, 0.0])).log_prob(torch.zeros(2))
         tensor([ 0., -1.])
     """
 
-    arg_constraints = {"log_rate": constraints.real}
-    support = constraints.nonnegative_integer
-
-    def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
-        self.log_rate = log_rate
-        super().__init__(log_rate.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Counts":
-        """The same in a larger batch.
-
-        Args:
-            batch_shape: Its shape.
-        """
-        new = self._get_checked_instance(Counts, _instance)
-        new.log_rate = self.log_rate.expand(batch_shape)
-        super(Counts, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Tensor:
-        """The rate."""
-        return self.log_rate.exp()
-
-    @property
-    def variance(self) -> Tensor:
-        """The rate, too."""
-        return self.log_rate.exp()
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw counts.
-
-        Args:
-            sample_shape: Shape of the draws, before that of the batch.
-        """
-        return torch.poisson(self.mean.expand(self._extended_shape(sample_shape)))
-
     def log_prob(self, value: Tensor) -> Tensor:
-        """x log rate - rate - log x!, in nats.
+        """Log probability of counts, in nats.
 
         Args:
             value: Counts.
         """
         if self._validate_args:
             self._validate_sample(value)
-        log_rate = torch.where(self.log_rate > NEVER, self.log_rate, -math.inf)
-        gained = value * torch.where(value == 0, 0.0, log_rate)
-        return gained - log_rate.exp() - (value + 1).lgamma()
+        return log_poisson(value, torch.where(self.log_rate > NEVER, self.log_rate, -math.inf))
