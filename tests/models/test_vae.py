@@ -263,8 +263,19 @@ def test_values_are_refused_wherever_they_are_passed():
     x, grey = torch.ones(4, 3), torch.full((4, 3), 0.5)
     model = VAE(2, MLP(2, [4], 3), prior=NormalMixture(2, 2))
     pair = lvm.bind(model, lvm.guides.Amortized(model, MLP(3, [4], 4)), x)
-    for use in (lvm.evidence.importance, lvm.evidence.annealed, lvm.log_weights, lvm.marginals):
-        with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):
+    objective = lvm.objectives.ELBO()
+    for use in (
+        lvm.evidence.importance,
+        lvm.evidence.annealed,
+        lvm.log_weights,
+        lvm.marginals,
+        objective.bound,
+        lvm.diagnostics.evidence_error,
+        lambda model, guide, x: lvm.diagnostics.gradient_snr(model, guide, objective, x, progress=False),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*likelihoods.Gaussian\(\)\.$"
+        ):
             use(*pair, grey)
     bits = VAE(2, MLP(2, [4], 3), prior=lvm.priors.Bernoulli(2))
     with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):
