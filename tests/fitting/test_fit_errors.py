@@ -308,3 +308,10 @@ def test_a_network_that_pyro_does_not_know_of():
     start = known.net.bias.clone()
     fit(known.model, None, X, num_steps=3)
     assert known.net.bias != start
+
+
+def test_what_an_optimizer_trains_by_itself_is_trained():
+    pair = Unregistered()
+    start = pair.net.bias.clone()
+    fit(pair.model, None, X, num_steps=3, optimizer=lambda p, lr: torch.optim.Adam([*p, *pair.net.parameters()], lr))
+    assert pair.net.bias != start
