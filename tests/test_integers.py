@@ -90,3 +90,14 @@ def test_numpy_s_integers_go_through_whole_runs():
         collapse = lvm.diagnostics.collapse(model, guide, x, num_draws=kind(4), batch_size=kind(3), seed=kind(0))
         found.append((result.losses, evidence.log_evidence, features, collapse.mutual_information))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:all 2 units have collapsed")
+def test_numpy_s_small_integers_do_not_overflow():
+    """100 epochs of 3 steps are 300 steps, which an int8 cannot hold."""
+    x, most = torch.zeros(300, 5), np.int8(100)
+    model = lvm.models.VAE(2, network())
+    guide = lvm.guides.Amortized(model, MLP(5, [], 4))
+    options = {"batch_size": most, "num_guide_steps": np.int8(2), "compile": False, "progress": False}
+    assert len(lvm.fit(model, guide, x, num_epochs=most, **options).losses) == 300
+    assert lvm.diagnostics.collapse(model, guide, x, num_draws=most).num_draws == 100

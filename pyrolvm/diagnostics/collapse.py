@@ -95,7 +95,12 @@ def collapse(
         >>> report.num_active, round(report.rate, 2), round(report.rate - report.mutual_information, 1)
         (1, 0.27, 0.0)
     """
-    _check_options(num_draws, num_particles, threshold, batch_size)
+    why = ", to have a standard error"
+    num_draws = as_integer(num_draws, "num_draws", least=3, why=why)
+    num_particles = as_integer(num_particles, "num_particles", least=2, why=why)
+    if batch_size is not None:
+        batch_size = as_integer(batch_size, "batch_size")
+    _check_threshold(threshold)
     if guide is None:
         raise ValueError("'guide' must be a guide that draws latents; got None: nothing is drawn that could collapse.")
     args = as_arguments(args, model, guide)
@@ -110,11 +115,7 @@ def collapse(
     return _warned(_result(found, log_marginal, predicted, float(threshold)))
 
 
-def _check_options(num_draws: Any, num_particles: Any, threshold: Any, batch_size: Any) -> None:
-    for name, value, least in (("num_draws", num_draws, 3), ("num_particles", num_particles, 2)):
-        as_integer(value, name, least=least, why=", to have a standard error")
-    if batch_size is not None:
-        as_integer(batch_size, "batch_size")
+def _check_threshold(threshold: Any) -> None:
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 < float(threshold) < math.inf:
         raise ValueError(f"'threshold' must be a positive number; got {threshold!r}.")
 

@@ -15,7 +15,7 @@ from pyrolvm.diagnostics.evidence_estimators import Estimator, Name, estimators_
 from pyrolvm.diagnostics.evidence_result import EvidenceError, is_off
 from pyrolvm.evidence import exact
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, as_arguments, evaluating
+from pyrolvm.programs import Program, as_arguments, check_values, evaluating
 from pyrolvm.seeding import seeded
 
 __all__ = ["evidence_error"]
@@ -57,7 +57,8 @@ def evidence_error(
     Raises:
         TypeError: If a count is not an integer, ``estimators`` no sequence, or ``truth`` no numbers.
         ValueError: If an estimator is unknown or does not apply, a count is too small, log p(x) is not known, rows are
-            subsampled, a pair has problems or would create parameters, or a weight is NaN or infinite.
+            subsampled, a pair has problems or would create parameters, the model refuses the data, or a weight is NaN
+            or infinite.
 
     References:
         Robert and Casella (2004), Monte Carlo Statistical Methods, Section 3.3.
@@ -77,6 +78,7 @@ def evidence_error(
     counts = checked_counts(num_particles)
     num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     with evaluating(model, guide):
         found = estimators_of(model, guide, args, data_plate, estimators)
         is_each = all(estimator.is_each for estimator in found)

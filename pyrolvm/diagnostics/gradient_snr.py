@@ -15,7 +15,7 @@ from pyrolvm.diagnostics.parameters import Parameter, restored, sharing, trainab
 from pyrolvm.diagnostics.snr_result import GradientSNR
 from pyrolvm.integers import as_integer
 from pyrolvm.objectives import Objective
-from pyrolvm.programs import Empty, Program, as_arguments, device_of, existing_parameters, on_device
+from pyrolvm.programs import Empty, Program, as_arguments, check_values, device_of, existing_parameters, on_device
 from pyrolvm.seeding import seeded
 
 __all__ = ["gradient_snr"]
@@ -63,7 +63,7 @@ def gradient_snr(
     Raises:
         TypeError: If the objective is not one of the library's, or a count is not an integer.
         ValueError: If a count is too small, the pair has problems or would create parameters, no parameter gets a
-            gradient, or a gradient is NaN or infinite.
+            gradient, the model refuses the data, or a gradient is NaN or infinite.
 
     References:
         Rainforth, Kosiorek, Le, Maddison, Igl, Wood and Teh (2018), Tighter variational bounds are not necessarily
@@ -88,6 +88,7 @@ def gradient_snr(
     counts = checked_counts(num_particles)
     num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
     args = as_arguments(args, model, guide)
+    check_values(model, args)
     guide = sharing(model, guide)
     partner = Empty() if guide is None else guide
     with (

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from pyrolvm.programs import refuse_masked
 from pyrolvm.seeding import seeded
 
 __all__ = ["DensityEstimator", "check_count", "check_nonnegative", "check_option", "drawn_seed", "new_model"]
@@ -54,10 +55,12 @@ class DensityEstimator(DensityMixin, BaseEstimator):
     def _rows(self, X: Any) -> NDArray[Any]:
         """Data for a fitted model, checked."""
         check_is_fitted(self)
+        refuse_masked(X, "X")
         return validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
 
     def _training_rows(self, X: Any) -> NDArray[Any]:
         """Data to fit to, checked; at least two rows, as one has no variance."""
+        refuse_masked(X, "X")
         return validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
 
 

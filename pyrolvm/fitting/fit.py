@@ -166,7 +166,7 @@ def fit(
             judge,
             frozen,
             pace,
-            num_guide_steps,
+            int(num_guide_steps),
         )
         with autoguide_plates(plain_guide), settling(plain_model, plain_guide, batches), untrained(model, guide):
             converged = loop.run(total_steps, progress)
@@ -277,4 +277,6 @@ def _inspect(model: Program, guide: Program | None, args: Any, data_plate: str |
 
 
 def _total_steps(num_steps: int | None, num_epochs: int | None, batches: Batches) -> int | None:
-    return num_epochs * batches.steps_per_epoch if num_epochs is not None else num_steps
+    if num_epochs is not None:
+        return int(num_epochs) * batches.steps_per_epoch  # numpy's small integers would overflow in silence
+    return None if num_steps is None else int(num_steps)

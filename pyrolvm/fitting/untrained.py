@@ -23,12 +23,13 @@ def untrained(*programs: Program | None) -> Iterator[None]:
     """
     modules = [module for program in programs if program is not None for module in modules_in_reach(program)]
     named = {p: f"'{name}' of {type(m).__name__}" for m in modules for name, p in m.named_parameters()}
-    waiting = {p: (name, p.grad, _version(p)) for p, name in named.items() if p.requires_grad}
+    waiting = {p: (name, p.grad, _version(p.grad), _version(p)) for p, name in named.items() if p.requires_grad}
     yield
     trained: set[Tensor] = {*parameters_of(*programs), *(p for _, p in pyro.get_param_store().named_parameters())}
     found = []
-    for p, (name, gradient, version) in waiting.items():
-        if p not in trained and (p.grad is not gradient or _version(p) != version):
+    for p, (name, gradient, its_version, version) in waiting.items():
+        has_moved = _version(p) != version  # an optimizer of the user's may train more than it is told to
+        if p not in trained and not has_moved and (p.grad is not gradient or _version(p.grad) != its_version):
             found.append(name)
             p.grad = None
     if found:
@@ -42,6 +43,6 @@ def untrained(*programs: Program | None) -> Iterator[None]:
         )
 
 
-def _version(parameter: Tensor) -> int:
-    """How often its gradient has been changed in place."""
-    return 0 if parameter.grad is None else parameter.grad._version
+def _version(value: Tensor | None) -> int:
+    """How often a tensor has been changed in place."""
+    return 0 if value is None else value._version

@@ -96,10 +96,11 @@ class Masked(PyroModule):
             x: Data, shape (N, D), with NaN where an entry is missing.
 
         Raises:
-            ValueError: If there is one, or if every entry is missing.
+            ValueError: If there is one, or if every entry is missing; a single row may be without any, as it is where
+                rows are weighed or imputed one by one.
         """
         observed = ~x.isnan()
-        if not observed.any():
+        if len(x) > 1 and not observed.any():
             raise ValueError(f"'x' must have an entry that is observed; got NaN alone, shape {tuple(x.shape)}.")
         with torch.no_grad():
             width = self.likelihood.num_outputs(x.shape[-1])

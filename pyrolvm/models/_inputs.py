@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyrolvm.likelihoods.values import refuse_other_than_counts, refuse_values
+from pyrolvm.programs import refuse_masked
 
 __all__ = [
     "DataMatrix",
@@ -37,7 +38,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
         name: The argument's name.
 
     Raises:
-        TypeError: If it does not hold real numbers.
+        TypeError: If it does not hold real numbers, or if some are masked.
     """
     if isinstance(x, Tensor):
         if x.is_complex():
@@ -45,6 +46,7 @@ def as_tensor(x: Any, name: str = "x") -> Tensor:
                 f"'{name}' must hold real numbers; got {x.dtype}. Pass {name}.real, or real and imaginary parts."
             )
         return x
+    refuse_masked(x, name)
     try:
         array = np.asarray(x)
     except (TypeError, ValueError) as error:

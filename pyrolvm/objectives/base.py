@@ -14,7 +14,16 @@ from pyro.infer.enum import get_importance_trace
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Kept, Program, Structure, as_arguments, evaluating, learning, modules_in_reach
+from pyrolvm.programs import (
+    Kept,
+    Program,
+    Structure,
+    as_arguments,
+    check_values,
+    evaluating,
+    learning,
+    modules_in_reach,
+)
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, Gradient, draw, refuse_invalid
 
@@ -227,10 +236,12 @@ class Objective(pyro.infer.ELBO):
             data set, shape ().
 
         Raises:
-            ValueError: If the pair has problems, or would create parameters; if the guide puts a continuous latent at a
-                point; if a log weight is NaN or positive infinity, the site, the datum and the particle being named.
+            ValueError: If the pair has problems, or would create parameters; if the model refuses the data; if the
+                guide puts a continuous latent at a point; if a log weight is NaN or positive infinity, the site, the
+                datum and the particle being named.
         """
         args = as_arguments(args, model, guide)
+        check_values(model, args)
         with seeded(seed), evaluating(model, guide):
             draws, estimate = self.as_bound().run(model, guide, args, kwargs)
         refuse_invalid(draws)

@@ -64,8 +64,8 @@ def impute(
         TypeError: If the model's likelihood is not `Masked`, x no tensor or array, or a count no integer.
         ValueError: If the pair has problems or is not fitted, the model refuses the data, the guide draws latents
             outside the data plate, data have no latents of their own, a number is out of range, a log weight is NaN or
-            positive infinity, all weights of a row are zero, x is not observed at one site, or the likelihood has no
-            mean in closed form.
+            positive infinity, all weights of a row are zero, x is not observed as it is at one site, or the likelihood
+            has no mean in closed form.
 
     References:
         Mattei & Frellsen 2019, MIWAE: deep generative modelling and imputation of incomplete data sets, equations 11
@@ -154,7 +154,7 @@ class _Weighed:
         """Distribution of x given latents.
 
         Raises:
-            ValueError: If x is not observed at one site.
+            ValueError: If x is not observed at one site, as it is.
         """
         pair, (x, *_) = self.part.pair, self.part.args
         sites = predictives(pair.model, pair.guide, self.part.args, latents, num_particles, data_plate=pair.data_plate)
@@ -163,6 +163,12 @@ class _Weighed:
             raise ValueError(
                 f"'x' must be observed at one site, all its {x.shape[-1]} columns, so that missing entries have their "
                 "places; the model observes it in parts. Write it with one site for x."
+            )
+        observed = found[0].observed
+        if not ((observed == x.to(observed.dtype)) | (observed.isnan() & x.isnan())).all():
+            raise ValueError(
+                "'x' must be observed as it is, so that what is missing has its column and units; the model changes it "
+                "first. Let it take x as it observes it, and change x before the call."
             )
         return found[0]
 

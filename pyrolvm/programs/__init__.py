@@ -14,6 +14,7 @@ from pyrolvm.programs.arguments import (
     dtype_of,
     numbers_in_play,
     parameters_of,
+    refuse_masked,
     refuse_no_programs,
     rows_in_play,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "parameters_of",
     "prior_guide",
     "refuse_collisions",
+    "refuse_masked",
     "refuse_no_programs",
     "registered_parameters",
     "released",

@@ -25,6 +25,7 @@ __all__ = [
     "dtype_of",
     "numbers_in_play",
     "parameters_of",
+    "refuse_masked",
     "refuse_no_programs",
     "rows_in_play",
 ]
@@ -71,6 +72,22 @@ def refuse_no_programs(*programs: Program | None) -> None:
             raise TypeError(f"'{name}' must be a Pyro program; got {type(program).__name__}. {remedy}")
 
 
+def refuse_masked(value: Any, name: str = "data") -> None:
+    """Refuse an array of which some entries are masked, since torch would take what is beneath.
+
+    Args:
+        value: What the user passed.
+        name: The argument's name.
+
+    Raises:
+        TypeError: If some entry is masked.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(
+            f"'{name}' must have no masked entries: a tensor has no mask. Pass x.astype(float).filled(np.nan), say."
+        )
+
+
 def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any = None) -> tuple[Any, ...]:
     """Arguments with arrays and frames turned into tensors, floats in the dtype of the programs' parameters.
 
@@ -82,7 +99,7 @@ def as_arguments(args: tuple[Any, ...], *programs: Program | None, device: Any =
         device: Where tensors should be; None for where the programs' parameters are.
 
     Raises:
-        TypeError: If a program is none, if an array holds neither numbers nor booleans, or if it is a masked array.
+        TypeError: If a program is none, or if an array holds neither numbers nor booleans, or entries that are masked.
     """
     refuse_no_programs(*programs)
     dtype = dtype_of(*programs)
@@ -107,8 +124,7 @@ def check_values(model: Program | None, args: tuple[Any, ...]) -> Any:
 def _as_argument(value: Any, dtype: torch.dtype | None, device: Any) -> Any:
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError("data must not be a masked array: a tensor has no mask. Pass x.filled(np.nan), say.")
+    refuse_masked(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biuf":
             raise TypeError(f"data must hold numbers; got an array of dtype {value.dtype}.")

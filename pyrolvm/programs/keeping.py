@@ -100,7 +100,8 @@ def learning(model: Program, guide: Program | None) -> Iterator[None]:
     try:
         known = _known.setdefault(model, weakref.WeakSet())
         is_known = guide in known
-    except TypeError:  # neither hashable nor weakly referable
+        weakref.ref(guide)
+    except TypeError:  # one is not hashable or not weakly referable, as None is
         known, is_known = weakref.WeakSet(), True
     if is_known:
         yield

@@ -255,9 +255,25 @@ def test_a_guide_that_was_forgotten(use):
 
 
 def test_masked_arrays():
-    masked = np.ma.masked_equal(X.numpy(), 0.0)
-    with pytest.raises(TypeError, match=r"data must not be a masked array: .* Pass x.filled\(np.nan\), say"):
+    masked = np.ma.masked_equal(np.arange(6).reshape(3, 2), 0)
+    remedy = r"must have no masked entries: a tensor has no mask\. Pass x\.astype\(float\)\.filled\(np\.nan\), say"
+    with pytest.raises(TypeError, match=f"'data' {remedy}"):
         fit(mean_model, None, masked, num_steps=2)
+    with pytest.raises(TypeError, match=f"'x' {remedy}"):  # not the density of what lies beneath the mask
+        lvm.models.GaussianMixture(1, 2).log_density(masked)
+    estimator = lvm.estimators.ProbabilisticPCA(1)
+    with pytest.raises(TypeError, match=f"'X' {remedy}"):
+        estimator.fit(masked)
+    with pytest.raises(TypeError, match=f"'X' {remedy}"):
+        estimator.fit(np.random.default_rng(0).normal(size=(20, 2))).score_samples(masked)
+    assert np.isnan(masked.astype(float).filled(np.nan)[0, 0])
+
+
+def test_masked_arrays_of_which_nothing_is_masked_are_arrays():
+    bare = np.arange(6.0).reshape(3, 2)
+    model = lvm.models.GaussianMixture(1, 2)
+    assert torch.equal(model.log_density(np.ma.array(bare)), model.log_density(bare))
+    assert torch.equal(lvm.programs.as_arguments((np.ma.array(bare),))[0], torch.tensor(bare))
 
 
 class Unregistered:
@@ -292,3 +308,10 @@ def test_a_network_that_pyro_does_not_know_of():
     start = known.net.bias.clone()
     fit(known.model, None, X, num_steps=3)
     assert known.net.bias != start
+
+
+def test_what_an_optimizer_trains_by_itself_is_trained():
+    pair = Unregistered()
+    start = pair.net.bias.clone()
+    fit(pair.model, None, X, num_steps=3, optimizer=lambda p, lr: torch.optim.Adam([*p, *pair.net.parameters()], lr))
+    assert pair.net.bias != start

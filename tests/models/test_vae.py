@@ -244,13 +244,38 @@ def test_a_decoder_of_probabilities(likelihood):
     assert VAE(2, decoder, Gaussian()).decode(torch.zeros(1, 2)).shape == (1, 3)  # for gray levels it may stay
 
 
+class OfProbabilities(Bernoulli):
+    """A user's, whose decoder gives probabilities."""
+
+    def features(self, parameters):
+        return dist.Bernoulli(probs=parameters)
+
+
+def test_a_likelihood_of_probabilities_takes_a_decoder_of_probabilities():
+    decoder = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Sigmoid())
+    model = VAE(2, decoder, OfProbabilities())
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(model.decode(z), decoder(z))
+
+
 def test_values_are_refused_wherever_they_are_passed():
     """In one line, as in a fit; not by the distribution, in many."""
     x, grey = torch.ones(4, 3), torch.full((4, 3), 0.5)
     model = VAE(2, MLP(2, [4], 3), prior=NormalMixture(2, 2))
     pair = lvm.bind(model, lvm.guides.Amortized(model, MLP(3, [4], 4)), x)
-    for use in (lvm.evidence.importance, lvm.evidence.annealed, lvm.log_weights, lvm.marginals):
-        with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):
+    objective = lvm.objectives.ELBO()
+    for use in (
+        lvm.evidence.importance,
+        lvm.evidence.annealed,
+        lvm.log_weights,
+        lvm.marginals,
+        objective.bound,
+        lvm.diagnostics.evidence_error,
+        lambda model, guide, x: lvm.diagnostics.gradient_snr(model, guide, objective, x, progress=False),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*likelihoods.Gaussian\(\)\.$"
+        ):
             use(*pair, grey)
     bits = VAE(2, MLP(2, [4], 3), prior=lvm.priors.Bernoulli(2))
     with pytest.raises(ValueError, match=r"^'x' must hold only 0 and 1 .* \(0.5\)\. Binarize it, .*$"):

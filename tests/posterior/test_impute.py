@@ -237,6 +237,16 @@ def test_one_row_with_one_feature_and_one_latent():
         lvm.impute(model, prior, x, num_particles=1, seed=0)
 
 
+def test_a_single_row_of_which_nothing_is_known():
+    """Row by row as well: the posterior is the prior, log p(x) = 0, and the mean that of the model."""
+    model, row = linear_model(), np.full((1, 4), NAN)
+    evidence = lvm.evidence.importance(model, exact_guide, row, num_particles=100, seed=0)
+    assert evidence.log_evidence.item() == pytest.approx(0.0, abs=1e-12)
+    found = lvm.impute(model, exact_guide, row, num_particles=5000, seed=0)
+    of_mean = np.sqrt((WEIGHT**2).sum(1) / 5000)
+    assert (np.abs(found.mean[0] - OFFSET) < 4 * of_mean).all()
+
+
 def test_nothing_is_missing():
     x = simulated(3)
     found = lvm.impute(linear_model(), exact_guide, x)

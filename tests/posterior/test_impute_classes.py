@@ -284,6 +284,24 @@ class InParts(Clusters):
             pyro.sample("right", halves.distribution(self.centers[y][..., 2:]), obs=x[:, 2:])
 
 
+class Changed(Clusters):
+    """x is observed otherwise than it was passed."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        super().forward(self.change(x))
+
+
+@pytest.mark.parametrize("change", [lambda x: (x - 1.0) / 2.0, lambda x: x.flip(-1)], ids=["units", "order"])
+def test_columns_and_units_are_those_of_x(change):
+    """The mean of what is standardized, or of another column, is none of x."""
+    with pytest.raises(ValueError, match=r"'x' must be observed as it is, .* change x before the call"):
+        lvm.impute(Changed(change), None, torch.tensor([[NAN, 0.5, 0.0, NAN], [0.1, 0.5, NAN, 0.2]]))
+
+
 class Silent(dist.Normal):
     @property
     def mean(self):

@@ -115,6 +115,33 @@ def test_plain_pyro_trains_no_other_guide(name):
         pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), ELBO()).step(data())
 
 
+class Slotted:
+    """A guide without a weak reference."""
+
+    __slots__ = ("guide",)
+
+    def __init__(self, guide):
+        self.guide = guide
+
+    def __call__(self, x):
+        return self.guide(x)
+
+
+def test_plain_pyro_trains_guides_that_cannot_be_remembered():
+    model, guide = pair()
+    svi = pyro.infer.SVI(model, Slotted(guide), pyro.optim.Adam({"lr": 0.01}), ELBO())
+    for _ in range(2):
+        svi.step(data())
+
+
+def test_plain_pyro_trains_without_a_guide():
+    model = lvm.models.GaussianMixture(2, NUM_FEATURES)
+    svi = pyro.infer.SVI(model, None, pyro.optim.Adam({"lr": 0.01}), ELBO())
+    loss = -model.log_density(data()).sum().item()
+    assert svi.step(data()) == pytest.approx(loss)
+    assert svi.step(data()) < loss
+
+
 def test_a_loss_as_a_module_is_of_its_own_guide():
     model, guide = pair()
     ELBO()(model, guide)(data()).backward()

@@ -119,7 +119,7 @@ def _refuse_probabilities(decoder: Any, likelihood: Any) -> None:
     while isinstance(last, torch.nn.Sequential) and len(last):
         last = last[-1]
     inner = likelihood.likelihood if isinstance(likelihood, Masked) else likelihood
-    if isinstance(last, torch.nn.Sigmoid) and isinstance(inner, Bernoulli):
+    if isinstance(last, torch.nn.Sigmoid) and type(inner) is Bernoulli:  # others may take probabilities
         raise ValueError(
             "'decoder' must give logits for likelihoods.Bernoulli; it ends with a Sigmoid, which gives probabilities. "
             "Leave the Sigmoid out."
