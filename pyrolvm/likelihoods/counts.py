@@ -16,18 +16,19 @@ _MANY = 30.0  # from here on Stirling's series has an error below 1e-13
 def log_poisson(x: Float[Tensor, "*batch"], log_rate: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """x log rate - rate - log x!, in nats.
 
-    Large counts go by the logarithm of rate / x, since x log rate and log x! agree in all digits that float32 has.
+    It goes by the logarithm of rate / x, since x log rate and log x! agree in all digits that float32 has where counts
+    are large.
 
     Args:
         x: Counts.
         log_rate: Logarithms of their means; -inf where they are 0.
     """
-    gained = x * torch.where(x == 0, 0.0, log_rate)
-    few = gained - log_rate.exp() - (x.clamp(max=_MANY) + 1).lgamma()
-    many = x.clamp(min=_MANY)
-    log_ratio = log_rate - many.log()
-    large = many * (log_ratio - log_ratio.expm1()) - 0.5 * (2 * math.pi * many).log() - _stirling(many)
-    return torch.where(x > _MANY, large, few)
+    some = torch.where(x > 0, x, 1.0)
+    log_some, many = some.log(), some.clamp(min=_MANY)
+    few = some * log_some - some - (some.clamp(max=_MANY) + 1).lgamma()
+    at_best = torch.where(some > _MANY, -0.5 * (2 * math.pi * many).log() - _stirling(many), few)  # with the rate x
+    log_ratio = log_rate - log_some
+    return torch.where(x > 0, some * (log_ratio - log_ratio.expm1()) + at_best, -log_rate.exp())
 
 
 def log_arrangements(r: Float[Tensor, "*batch"], x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -65,8 +65,8 @@ class Counts(PoissonOfLog):
     """Poisson distribution of a log rate, that may be certain to give 0.
 
     Example:
-        >>> Counts(torch.tensor([NEVER, 0.0])).log_prob(torch.zeros(2))
-        tensor([ 0., -1.])
+        >>> Counts(torch.tensor([NEVER, 0.0])).log_prob(torch.zeros(2)).exp()
+        tensor([1.0000, 0.3679])
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
