@@ -101,3 +101,8 @@ def test_numpy_s_small_integers_do_not_overflow():
     options = {"batch_size": most, "num_guide_steps": np.int8(2), "compile": False, "progress": False}
     assert len(lvm.fit(model, guide, x, num_epochs=most, **options).losses) == 300
     assert lvm.diagnostics.collapse(model, guide, x, num_draws=most).num_draws == 100
+    counts = {"num_particles": 100, "num_temperatures": 127, "num_leapfrog_steps": 2}
+    options = {"progress": False, "seed": 0}
+    expected = lvm.evidence.annealed(model, None, x[:3], **counts, **options)
+    found = lvm.evidence.annealed(model, None, x[:3], **{n: np.int8(v) for n, v in counts.items()}, **options)
+    torch.testing.assert_close(found.log_evidence, expected.log_evidence)

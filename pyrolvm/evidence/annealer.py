@@ -50,9 +50,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "num_temperatures", "num_leapfrog_steps"):
-            as_integer(getattr(self, name), name)
+            object.__setattr__(self, name, as_integer(getattr(self, name), name))
         if self.batch_size is not None:
-            as_integer(self.batch_size, "batch_size")
+            object.__setattr__(self, "batch_size", as_integer(self.batch_size, "batch_size"))
 
 
 @dataclass(frozen=True)
