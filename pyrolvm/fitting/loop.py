@@ -21,7 +21,7 @@ from pyrolvm.fitting.pacing import Pace
 from pyrolvm.fitting.schedule import Schedule
 from pyrolvm.fitting.turns import Turns
 from pyrolvm.fitting.validation import Validation
-from pyrolvm.programs import Empty, Program, Structure, minibatch, parameters_of
+from pyrolvm.programs import Empty, Program, Structure, minibatch, trained_parameters
 
 __all__ = ["MOST_STEPS", "Loop"]
 
@@ -271,8 +271,7 @@ class Loop:
 
     def _trainable(self) -> list[Tensor]:
         """Leaves of Pyro's store and of modules, each once, the frozen ones left out."""
-        stored = [p for _, p in pyro.get_param_store().named_parameters()]
-        leaves = dict.fromkeys([*stored, *parameters_of(self.model, self.guide)])
+        leaves = trained_parameters(self.model, self.guide)
         return [p for p in leaves if p.requires_grad and p not in self._frozen]
 
     def forget_later(self, num_parameters: int, num_groups: int) -> None:

@@ -4,10 +4,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pyro
 from torch import Tensor
 
-from pyrolvm.programs import Program, modules_in_reach, parameters_of
+from pyrolvm.programs import Program, modules_in_reach, trained_parameters
 
 __all__ = ["untrained"]
 
@@ -25,7 +24,7 @@ def untrained(*programs: Program | None) -> Iterator[None]:
     named = {p: f"'{name}' of {type(m).__name__}" for m in modules for name, p in m.named_parameters()}
     waiting = {p: (name, p.grad, _version(p.grad), _version(p)) for p, name in named.items() if p.requires_grad}
     yield
-    trained: set[Tensor] = {*parameters_of(*programs), *(p for _, p in pyro.get_param_store().named_parameters())}
+    trained = set(trained_parameters(*programs))
     found = []
     for p, (name, gradient, its_version, version) in waiting.items():
         has_moved = _version(p) != version  # an optimizer of the user's may train more than it is told to

@@ -17,6 +17,7 @@ from pyrolvm.programs.arguments import (
     refuse_masked,
     refuse_no_programs,
     rows_in_play,
+    trained_parameters,
 )
 from pyrolvm.programs.binding import (
     BoundProgram,
@@ -136,6 +137,7 @@ __all__ = [
     "simulate",
     "structure_of",
     "traced",
+    "trained_parameters",
     "unbind",
     "uniform_guide",
     "unshare_parameters",

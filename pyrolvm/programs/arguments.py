@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -28,6 +29,7 @@ __all__ = [
     "refuse_masked",
     "refuse_no_programs",
     "rows_in_play",
+    "trained_parameters",
 ]
 
 
@@ -39,6 +41,16 @@ def parameters_of(*programs: Program | None) -> list[torch.nn.Parameter]:
     """
     modules = [module_of(program, methods=False) for program in programs]
     return list(dict.fromkeys(p for module in modules if module is not None for p in module.parameters()))
+
+
+def trained_parameters(*programs: Program | None) -> list[Tensor]:
+    """What training programs that have run trains, each once: leaves of Pyro's store, and of those that are modules.
+
+    Args:
+        *programs: Pyro programs.
+    """
+    stored = (leaf for _, leaf in pyro.get_param_store().named_parameters())
+    return list(dict.fromkeys([*stored, *parameters_of(*programs)]))
 
 
 def dtype_of(*programs: Program | None) -> torch.dtype | None:

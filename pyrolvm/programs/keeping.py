@@ -5,10 +5,9 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-import pyro
 from torch import Tensor
 
-from pyrolvm.programs.arguments import parameters_of
+from pyrolvm.programs.arguments import parameters_of, trained_parameters
 from pyrolvm.programs.modules import modules_in_reach
 from pyrolvm.programs.problems import Problem
 from pyrolvm.programs.runs import Program
@@ -83,7 +82,7 @@ def other_guides(model: Program, guide: Program | None) -> list[Problem]:
         model: A Pyro program.
         guide: A Pyro program, or None.
     """
-    return Kept(model).problems(_trained(model, guide))
+    return Kept(model).problems(set(trained_parameters(model, guide)))
 
 
 @contextmanager
@@ -108,11 +107,5 @@ def learning(model: Program, guide: Program | None) -> Iterator[None]:
         return
     kept = Kept(model)  # before Pyro's store turns on the gradients of what is frozen
     yield
-    kept.refuse_strangers(_trained(model, guide))
+    kept.refuse_strangers(set(trained_parameters(model, guide)))
     known.add(guide)
-
-
-def _trained(model: Program, guide: Program | None) -> set[Tensor]:
-    """What training a pair that has run trains: parameters of modules, and those in Pyro's store."""
-    stored = [leaf for _, leaf in pyro.get_param_store().named_parameters()]
-    return {*parameters_of(model, guide), *stored}
