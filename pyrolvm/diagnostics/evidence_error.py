@@ -15,7 +15,7 @@ from pyrolvm.diagnostics.evidence_estimators import Estimator, Name, estimators_
 from pyrolvm.diagnostics.evidence_result import EvidenceError, is_off
 from pyrolvm.evidence import exact
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, as_arguments, check_values, evaluating
+from pyrolvm.programs import Program, checked_arguments, evaluating
 from pyrolvm.seeding import seeded
 
 __all__ = ["evidence_error"]
@@ -77,8 +77,7 @@ def evidence_error(
     """
     counts = checked_counts(num_particles)
     num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     with evaluating(model, guide):
         found = estimators_of(model, guide, args, data_plate, estimators)
         is_each = all(estimator.is_each for estimator in found)

@@ -15,7 +15,7 @@ from pyrolvm.diagnostics.parameters import Parameter, restored, sharing, trainab
 from pyrolvm.diagnostics.snr_result import GradientSNR
 from pyrolvm.integers import as_integer
 from pyrolvm.objectives import Objective
-from pyrolvm.programs import Empty, Program, as_arguments, check_values, device_of, existing_parameters, on_device
+from pyrolvm.programs import Empty, Program, checked_arguments, device_of, existing_parameters, on_device
 from pyrolvm.seeding import seeded
 
 __all__ = ["gradient_snr"]
@@ -87,8 +87,7 @@ def gradient_snr(
     ready = _ready(objective, data_plate)
     counts = checked_counts(num_particles)
     num_repeats = as_integer(num_repeats, "num_repeats", least=2, why=", to have a standard deviation")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     guide = sharing(model, guide)
     partner = Empty() if guide is None else guide
     with (

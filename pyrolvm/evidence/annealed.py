@@ -5,7 +5,7 @@ from typing import Any
 
 from pyrolvm.evidence.annealer import Annealer, Options
 from pyrolvm.evidence.evidence import Evidence, evidence_of_weights, warn_if_doubtful
-from pyrolvm.programs import Program, as_arguments, check_values, evaluating
+from pyrolvm.programs import Program, checked_arguments, evaluating
 from pyrolvm.seeding import seeded
 
 __all__ = ["annealed"]
@@ -76,8 +76,7 @@ def annealed(
         [True, True]
     """
     options = Options(num_particles, num_temperatures, num_leapfrog_steps, batch_size, data_plate, progress)
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     with seeded(seed), evaluating(model, guide):
         weights = Annealer(model, guide, args, options).weights()
         evidence = evidence_of_weights(weights.forward, "annealed")

@@ -15,9 +15,8 @@ from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Structure,
-    as_arguments,
     at_once,
-    check_values,
+    checked_arguments,
     chunks,
     count_rows,
     evaluating,
@@ -84,8 +83,7 @@ def importance(
     num_local_particles = as_integer(num_local_particles, "num_local_particles")
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     sampler = Sampler(model, guide, args, batch_size, data_plate, num_particles, num_local_particles)
     return warn_if_doubtful(sampler.evidence("importance", jackknife, seed))
 

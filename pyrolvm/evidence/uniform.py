@@ -5,7 +5,7 @@ from typing import Any
 from pyrolvm.evidence.evidence import Evidence, warn_if_doubtful
 from pyrolvm.evidence.importance import Sampler
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, as_arguments, check_values, uniform_guide
+from pyrolvm.programs import Program, checked_arguments, uniform_guide
 
 __all__ = ["uniform"]
 
@@ -54,7 +54,6 @@ def uniform(
     num_samples = as_integer(num_samples, "num_samples")
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size")
-    args = as_arguments(args, model)
-    check_values(model, args)
+    args = checked_arguments(args, model)
     sampler = Sampler(model, uniform_guide(model), args, batch_size, data_plate, num_samples, 1)
     return warn_if_doubtful(sampler.evidence("uniform", False, seed))

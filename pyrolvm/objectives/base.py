@@ -18,8 +18,7 @@ from pyrolvm.programs import (
     Kept,
     Program,
     Structure,
-    as_arguments,
-    check_values,
+    checked_arguments,
     evaluating,
     learning,
     modules_in_reach,
@@ -240,8 +239,7 @@ class Objective(pyro.infer.ELBO):
                 guide puts a continuous latent at a point; if a log weight is NaN or positive infinity, the site, the
                 datum and the particle being named.
         """
-        args = as_arguments(args, model, guide)
-        check_values(model, args)
+        args = checked_arguments(args, model, guide)
         with seeded(seed), evaluating(model, guide):
             draws, estimate = self.as_bound().run(model, guide, args, kwargs)
         refuse_invalid(draws)

@@ -12,7 +12,7 @@ from pyrolvm.integers import as_integer
 from pyrolvm.pictures._decoding import check_model, decoded, drawn
 from pyrolvm.pictures._images import MOST_IMAGES, figure_of, images_of
 from pyrolvm.posterior import decoder_inputs
-from pyrolvm.programs import Program, as_arguments, check_values, evaluating
+from pyrolvm.programs import Program, checked_arguments, evaluating
 from pyrolvm.seeding import seeded
 
 __all__ = ["reconstructions"]
@@ -68,8 +68,7 @@ def reconstructions(
     """
     check_model(model, *(() if draw else ("decode",)))
     num_particles = as_integer(num_particles, "num_particles")
-    data, *others = as_arguments((x, *args), model, guide)
-    check_values(model, (data, *others))
+    data, *others = checked_arguments((x, *args), model, guide)
     if len(data) > MOST_IMAGES:
         raise ValueError(f"'x' must have at most {MOST_IMAGES} rows to be shown; got {len(data)}. Pass some, x[:10].")
     with seeded(seed), evaluating(model, guide):

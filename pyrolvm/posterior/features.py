@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyrolvm.integers import as_integer
 from pyrolvm.posterior._locals import Pair, Part, by_row
-from pyrolvm.programs import Program, as_arguments, check_values, evaluating
+from pyrolvm.programs import Program, checked_arguments, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights import Draws, Latent
 
@@ -68,8 +68,7 @@ def features(
     num_particles = as_integer(num_particles, "num_particles")
     if batch_size is not None:
         batch_size = as_integer(batch_size, "batch_size")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     pair, found = Pair(model, guide, data_plate), []
     with seeded(seed), evaluating(model, guide):
         for rows, chunk, handler in pair.chunks(args, batch_size):

@@ -21,6 +21,7 @@ __all__ = [
     "as_arguments",
     "at_once",
     "check_values",
+    "checked_arguments",
     "chunks",
     "count_rows",
     "dtype_of",
@@ -131,6 +132,23 @@ def check_values(model: Program | None, args: tuple[Any, ...]) -> Any:
     """
     check = getattr(model, "check_data", None)
     return None if check is None or not args else check(*args[: len(signature(check).parameters)])
+
+
+def checked_arguments(args: tuple[Any, ...], model: Program, guide: Program | None = None) -> tuple[Any, ...]:
+    """Arguments as by `as_arguments`, once the model has not refused them: what weighs a pair on its data begins so.
+
+    Args:
+        args: What was passed to the programs.
+        model: A Pyro program.
+        guide: A Pyro program with the same arguments, or None.
+
+    Raises:
+        TypeError: As `as_arguments`, or by the model's `check_data`.
+        ValueError: If the model cannot produce such data.
+    """
+    found = as_arguments(args, model, guide)
+    check_values(model, found)
+    return found
 
 
 def _as_argument(value: Any, dtype: torch.dtype | None, device: Any) -> Any:

@@ -9,8 +9,7 @@ from pyrolvm.integers import as_integer
 from pyrolvm.programs import (
     Program,
     Structure,
-    as_arguments,
-    check_values,
+    checked_arguments,
     evaluation_mode,
     existing_parameters,
 )
@@ -158,8 +157,7 @@ def log_weights(
     """
     num_particles = as_integer(num_particles, "num_particles")
     num_global_particles = as_integer(num_global_particles, "num_global_particles")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     with seeded(seed), existing_parameters(), evaluation_mode(model, guide):
         draws = draw(
             model,

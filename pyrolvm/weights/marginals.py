@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
-from pyrolvm.programs import Program, Structure, as_arguments, check_values, evaluating
+from pyrolvm.programs import Program, Structure, checked_arguments, evaluating
 from pyrolvm.seeding import seeded
 from pyrolvm.weights.draws import Draws
 from pyrolvm.weights.invalid import refuse_no_number
@@ -63,8 +63,7 @@ def marginals(
         tensor([0.5000])
     """
     num_particles = as_integer(num_particles, "num_particles")
-    args = as_arguments(args, model, guide)
-    check_values(model, args)
+    args = checked_arguments(args, model, guide)
     with seeded(seed), evaluating(model, guide), torch.enable_grad():
         draws = draw(
             model,
