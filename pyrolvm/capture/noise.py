@@ -9,7 +9,11 @@ _ONE_BY_ONE = 16  # entries; torch draws fewer one after the other on a CPU, whe
 
 
 def write_noise_plainly(module: GraphModule) -> None:
-    """Standard normal noise as one operation, with the same numbers, in place of filling a tensor."""
+    """Standard normal noise as one operation, with the same numbers, in place of filling a tensor.
+
+    Args:
+        module: A graph, which is changed.
+    """
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.normal_functional.default):
         if node.args[1:] in ((), (0,), (0.0,), (0.0, 1.0), (0, 1)) and not node.kwargs:
             value = node.meta["val"]
@@ -25,7 +29,11 @@ def write_noise_plainly(module: GraphModule) -> None:
 
 
 def draw_together(module: GraphModule) -> None:
-    """Draw small standard normal tensors that follow each other at once: on a CPU the numbers are the same."""
+    """Draw small standard normal tensors that follow each other at once: on a CPU the numbers are the same.
+
+    Args:
+        module: A graph, which is changed.
+    """
     seeded = torch.Tag.nondeterministic_seeded
     draws = [node for node in module.graph.nodes if seeded in getattr(node.target, "tags", ())]
     together: list[Node] = []

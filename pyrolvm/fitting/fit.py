@@ -73,10 +73,10 @@ def fit(
     """Fit a guide to a model, and the model's parameters to the data, by gradient steps on an objective.
 
     Each fit has a parameter store of its own: plain functions start from their initial values, whatever ran before, and
-    ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place; those that a
-    plain function runs do where it registers them by ``pyro.module``. With neither steps nor epochs the fit runs until
-    the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something to compute when a
-    fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
+    ``result.model`` and ``result.guide`` carry what was fitted. Modules train in place;
+    those that a plain function runs do where it registers them by ``pyro.module``. With neither steps nor epochs the
+    fit runs until the loss stops falling. Ctrl-C ends it early and keeps what is there. A guide that has something to
+    compute when a fit has ended, as ``lvm.guides.Laplace`` has, does so then; where it cannot, that is a warning.
 
     Args:
         model: A Pyro program.

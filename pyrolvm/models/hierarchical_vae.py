@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
-from pyrolvm.models._deep.decoded import Decoded, output_width
+from pyrolvm.models._deep.decoded import Decoded, as_part, output_width
 from pyrolvm.models._deep.prior import as_prior, drawn, refuse_nameless
 from pyrolvm.models._inputs import DataMatrix, as_batch
 from pyrolvm.priors import Prior
@@ -77,7 +77,7 @@ class HierarchicalVAE(Decoded):
         refuse_nameless(prior, f"z{len(sizes)}")
         super().__init__("hierarchical_vae", sizes[0], decoder, likelihood, *networks, prior)
         self.num_latents = sizes
-        self.prior = released(prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior)
+        self.prior = as_part(prior, self._like)
         for i, network in enumerate(networks):
             _check_layer(network, f"layers[{i}]", sizes[i + 1], sizes[i], self._like)
             setattr(self, f"layer{i}", released(network))

@@ -15,7 +15,7 @@ from torch.distributions import constraints
 
 from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
-from pyrolvm.models._deep.decoded import Decoded
+from pyrolvm.models._deep.decoded import Decoded, as_part
 from pyrolvm.models._deep.label import Label
 from pyrolvm.models._inputs import DataMatrix, as_batch, as_label_batch, as_labels
 from pyrolvm.priors import StandardNormal
@@ -71,7 +71,7 @@ class SemiSupervisedVAE(Decoded):
         num_values, size = as_integer(num_classes, "num_classes"), as_integer(num_latents, "num_latents")
         super().__init__("semi_supervised_vae", size + num_values, decoder, likelihood)
         self.num_classes, self.num_latents = num_values, size
-        self.prior = StandardNormal(size).to(self._like)
+        self.prior = as_part(StandardNormal(size), self._like)
         uniform = self._like.new_full((num_values,), 1 / num_values)
         self.weights = PyroParam(uniform, constraint=constraints.simplex)  # type: ignore[assignment]
 

@@ -3,17 +3,16 @@
 from collections.abc import Callable
 
 import pyro
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pyrolvm.integers import as_integer
 from pyrolvm.likelihoods import Likelihood
-from pyrolvm.models._deep.decoded import Decoded
+from pyrolvm.models._deep.decoded import Decoded, as_part
 from pyrolvm.models._deep.prior import as_prior, drawn
 from pyrolvm.models._inputs import DataMatrix, as_batch
 from pyrolvm.priors import Prior
-from pyrolvm.programs import data_plate, evaluating, hidden, released
+from pyrolvm.programs import data_plate, evaluating, hidden
 from pyrolvm.seeding import seeded
 
 __all__ = ["VAE"]
@@ -58,7 +57,7 @@ class VAE(Decoded):
         prior = as_prior(prior, size)
         super().__init__("vae", size, decoder, likelihood, prior)
         self.num_latents = size
-        self.prior = released(prior.to(self._like) if isinstance(prior, torch.nn.Module) else prior)
+        self.prior = as_part(prior, self._like)
 
     def forward(self, x: DataMatrix | None = None, *, size: int = 1) -> Float[Tensor, "batch num_features"]:
         """The Pyro program, with sites "z" and "x", and those of the prior, in the data plate.

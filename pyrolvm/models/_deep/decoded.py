@@ -13,7 +13,7 @@ from pyrolvm.likelihoods import Bernoulli, Likelihood, Masked
 from pyrolvm.models._inputs import DataMatrix, as_data, as_tensor
 from pyrolvm.programs import existing_parameters, parameter_scope, released
 
-__all__ = ["Decoded", "like_of", "output_width"]
+__all__ = ["Decoded", "as_part", "like_of", "output_width"]
 
 
 class Decoded(PyroModule):
@@ -54,9 +54,7 @@ class Decoded(PyroModule):
         self._like: Tensor
         self.register_buffer("_like", like_of(decoder, *others), persistent=False)
         self.num_outputs = output_width(decoder, num_inputs, self._like, "decoder")
-        if isinstance(likelihood, torch.nn.Module):
-            likelihood.to(self._like)
-        self.decoder, self.likelihood = released(decoder), released(likelihood)
+        self.decoder, self.likelihood = released(decoder), as_part(likelihood, self._like)
 
     def check_data(self, x: DataMatrix) -> Float[Tensor, "num_data num_features"]:
         """Refuse data that the model cannot produce; `fit` calls it once.
@@ -124,6 +122,16 @@ def _refuse_probabilities(decoder: Any, likelihood: Any) -> None:
             "'decoder' must give logits for likelihoods.Bernoulli; it ends with a Sigmoid, which gives probabilities. "
             "Leave the Sigmoid out."
         )
+
+
+def as_part(part: Any, like: Tensor) -> Any:
+    """A part that a model takes as its own: it follows the networks.
+
+    Args:
+        part: A likelihood or a prior.
+        like: A tensor of the networks' dtype, on their device.
+    """
+    return released(part.to(like) if isinstance(part, torch.nn.Module) else part)
 
 
 def like_of(*networks: Any) -> Float[Tensor, ""]:
